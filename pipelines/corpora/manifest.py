@@ -1,0 +1,291 @@
+"""The manifest: one row per utterance of a corpus, the contract between a corpus and everything else.
+
+Columns (only the first three are required; the others are present and empty where unknown):
+
+================ ====== =========================================================================================
+column           kind   meaning
+================ ====== =========================================================================================
+utterance_id     text   unique in the corpus
+path             text   recording, relative to the corpus root, with forward slashes (a user's own may be absolute)
+speaker          text   who speaks
+sex              text   ``female``, ``male`` or empty
+language         text   ISO 639-1
+session          text   recording session, where the corpus has sessions
+emotion          text   word of the vocabulary (``cards.VOCABULARY``), empty for no label
+emotion_raw      text   the label as the corpus writes it
+arousal          number on the corpus' own scale (also called activation)
+valence          number on the corpus' own scale
+dominance        number on the corpus' own scale
+transcript       text   what is said
+duration_s       number seconds
+official_split   text   ``train``, ``development``, ``test`` … where the corpus comes with a split
+================ ====== =========================================================================================
+
+Further columns are kept, as text. The *digest* is the sha256 of the canonical content (all columns in a fixed order, one
+text form per number); it does not depend on where the corpus lies, on the file format or on line ends. Everything made from
+a manifest records it.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipelines.corpora.cards import canonical_emotion
+from pipelines.errors import ManifestError, StorageError
+
+__all__ = [
+    "COLUMNS",
+    "NUMBER_COLUMNS",
+    "REQUIRED_COLUMNS",
+    "Manifest",
+    "manifest_from_rows",
+    "read_manifest",
+    "write_manifest",
+]
+
+COLUMNS: tuple[str, ...] = (
+    "utterance_id",
+    "path",
+    "speaker",
+    "sex",
+    "language",
+    "session",
+    "emotion",
+    "emotion_raw",
+    "arousal",
+    "valence",
+    "dominance",
+    "transcript",
+    "duration_s",
+    "official_split",
+)
+REQUIRED_COLUMNS: tuple[str, ...] = COLUMNS[:3]
+NUMBER_COLUMNS: tuple[str, ...] = ("arousal", "valence", "dominance", "duration_s")
+
+_MAX_ID_LENGTH = 200
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A checked manifest.
+
+    Attributes:
+        corpus: name of the corpus.
+        table: one row per utterance; the columns of the module docstring, in that order, then further ones.
+        root: folder that ``path`` is relative to; None where recordings are not needed.
+    """
+
+    corpus: str
+    table: pd.DataFrame = field(repr=False)
+    root: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the canonical content, as lower-case hex."""
+        return hashlib.sha256(_canonical_csv(self.table).encode()).hexdigest()
+
+    @property
+    def utterance_ids(self) -> list[str]:
+        """Ids in manifest order."""
+        return list(self.table["utterance_id"])
+
+    def audio_paths(self) -> list[Path]:
+        """Recordings in manifest order.
+
+        Raises:
+            ManifestError: the manifest has no root.
+        """
+        if self.root is None:
+            raise ManifestError(f"Corpus {self.corpus!r} has no folder of recordings. Name it with `--data-root DIR`.")
+        return [self.root / path for path in self.table["path"]]
+
+
+def manifest_from_rows(
+    corpus: str, rows: Sequence[Mapping[str, object]], *, root: Path | None = None, origin: str = ""
+) -> Manifest:
+    """Build and check a manifest from rows (column to value; missing columns are empty).
+
+    Args:
+        corpus: name of the corpus.
+        rows: one mapping per utterance.
+        root: folder that paths are relative to.
+        origin: where the rows came from, for messages.
+    """
+    return Manifest(corpus, _checked(pd.DataFrame(list(rows)), origin or f"corpus {corpus!r}"), root)
+
+
+def read_manifest(path: Path, *, corpus: str = "", root: Path | None = None) -> Manifest:
+    """Read a manifest from CSV or Parquet.
+
+    Args:
+        path: the file.
+        corpus: name; the file's stem unless given.
+        root: folder that ``path`` entries are relative to; the file's own folder unless given.
+
+    Raises:
+        ManifestError: not readable as a table, a required column is missing, ids are missing or duplicate, or a number column
+            holds something else.
+    """
+    if not path.is_file():
+        raise ManifestError(f"There is no manifest at {path}. Check the path; it must be a .csv or .parquet file.")
+    try:
+        if path.suffix.lower() in {".parquet", ".pq"}:
+            table = pd.read_parquet(path)
+        else:
+            # Everything as text, and only the empty field is missing: a speaker may be called "NA" or "007".
+            table = pd.read_csv(
+                path, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig", skipinitialspace=True
+            )
+    except UnicodeDecodeError as error:
+        raise ManifestError(
+            f"{path} is not UTF-8 (byte {error.start}). Save it as 'CSV UTF-8', or convert it:"
+            f" `iconv -f latin1 -t utf-8 {path.name} > new.csv`."
+        ) from error
+    except pd.errors.EmptyDataError:
+        raise ManifestError(f"{path} is empty. A manifest needs a header and one row per utterance.") from None
+    except (ValueError, OSError) as error:
+        raise ManifestError(f"{path} cannot be read as a table: {error}.") from error
+    name = corpus or path.stem
+    return Manifest(name, _checked(table, str(path)), root if root is not None else path.resolve().parent)
+
+
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Write a manifest in canonical form (CSV, UTF-8); the name appears only when the file is whole.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", dir=path.parent, prefix=f".{path.name}-", delete=False, encoding="utf-8", newline=""
+        ) as handle:
+            temporary = handle.name
+            handle.write(_canonical_csv(manifest.table))
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise StorageError(
+            f"{path} cannot be written: {error.strerror or error}. Free disk space or choose another folder with --cache-dir."
+        ) from error
+
+
+def _checked(table: pd.DataFrame, origin: str) -> pd.DataFrame:
+    """Check a table against the contract and bring it into canonical column order and types."""
+    table = table.rename(columns={name: str(name).strip() for name in table.columns})
+    missing = [name for name in REQUIRED_COLUMNS if name not in table.columns]
+    if missing:
+        found = ", ".join(map(str, table.columns)) or "none"
+        separator = " The columns look separated by something else than commas." if len(table.columns) == 1 else ""
+        raise ManifestError(
+            f"{origin} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}. A manifest needs at least"
+            f" {', '.join(REQUIRED_COLUMNS)} (and emotion, to train on it); found: {found}.{separator}"
+        )
+    if table.empty:
+        raise ManifestError(f"{origin} lists no utterance.")
+    result: dict[str, list[Any]] = {}
+    further = sorted(str(name) for name in table.columns if name not in COLUMNS)
+    for name in (*COLUMNS, *further):
+        column = table[name] if name in table.columns else pd.Series([None] * len(table))
+        if name in NUMBER_COLUMNS:
+            result[name] = _numbers(column, name, origin)
+        else:
+            result[name] = [_text(value) for value in column]
+    if "emotion" in table.columns and "emotion_raw" not in table.columns:
+        result["emotion_raw"] = result["emotion"]
+        result["emotion"] = [canonical_emotion(label) for label in result["emotion_raw"]]
+    _check_required(result, origin)
+    return pd.DataFrame(
+        {
+            name: np.asarray(values, dtype=np.float64 if name in NUMBER_COLUMNS else object)
+            for name, values in result.items()
+        }
+    ).astype({name: object for name in result if name not in NUMBER_COLUMNS})
+
+
+def _text(value: Any) -> str:
+    """A cell as text; missing becomes empty, whole floats lose their point (speakers read from Parquet as 3.0)."""
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value).strip().replace("\r\n", " ").replace("\n", " ").replace("\r", " ")
+
+
+def _numbers(column: pd.Series, name: str, origin: str) -> list[float]:
+    """A number column; empty cells become NaN."""
+    numbers = []
+    for row, value in enumerate(column):
+        try:
+            text = _text(value)
+            numbers.append(float(text) if text else math.nan)
+        except ValueError:
+            raise ManifestError(
+                f"{origin}, row {row + 1}: {name} is {value!r}, expected a number with a decimal point, or nothing."
+            ) from None
+    return numbers
+
+
+def _check_required(columns: Mapping[str, Sequence[Any]], origin: str) -> None:
+    ids = columns["utterance_id"]
+    for name in REQUIRED_COLUMNS:
+        empty = [row for row, value in enumerate(columns[name]) if not value]
+        if empty:
+            raise ManifestError(
+                f"{origin}: {name} is empty in {len(empty)} row(s), first in row {empty[0] + 1}. Every utterance needs one."
+            )
+    unusable = [name for name in ids if len(name) > _MAX_ID_LENGTH or not name.isprintable()]
+    if unusable:
+        raise ManifestError(
+            f"{origin}: utterance_id {unusable[0][:60]!r} is unusable: printable characters only, at most {_MAX_ID_LENGTH}."
+        )
+    duplicates = _duplicates(ids)
+    if duplicates:
+        shown = ", ".join(duplicates[:5]) + (" …" if len(duplicates) > 5 else "")
+        raise ManifestError(
+            f"{origin}: {len(duplicates)} utterance_id(s) occur more than once: {shown}. Ids join labels to embeddings, so each"
+            " must be unique; add the folder or take to the id."
+        )
+
+
+def _duplicates(values: Iterable[str]) -> list[str]:
+    seen: set[str] = set()
+    twice: dict[str, None] = {}
+    for value in values:
+        if value in seen:
+            twice[value] = None
+        seen.add(value)
+    return list(twice)
+
+
+def _canonical_csv(table: pd.DataFrame) -> str:
+    """The one text form of a manifest: fixed column order, shortest exact numbers, ``\\n`` line ends."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table.columns)
+    columns = []
+    for name in table.columns:
+        if name in NUMBER_COLUMNS:
+            columns.append(["" if math.isnan(value) else repr(float(value)) for value in table[name]])
+        else:
+            columns.append(list(table[name]))
+    writer.writerows(zip(*columns, strict=True))
+    return text.getvalue()
