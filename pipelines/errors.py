@@ -17,6 +17,7 @@ __all__ = [
     "DataRootError",
     "DeviceError",
     "HyfuseError",
+    "InstallationError",
     "ManifestError",
     "ProtocolError",
     "ProvenanceError",
@@ -63,6 +64,10 @@ class AudioError(HyfuseError, ValueError):
 
 class WeightsError(HyfuseError, FileNotFoundError):
     """Weights that are absent, damaged, or do not fit the architecture."""
+
+
+class InstallationError(HyfuseError, ImportError):
+    """A package that is installed and cannot be imported."""
 
 
 class DeviceError(HyfuseError, RuntimeError):

@@ -13,11 +13,11 @@ a card's own         test speakers per fold as published (``emo-superb``, ``emob
 ==================== ===================================================================================================
 
 All but ``random-<k>fold`` are speaker-independent: no speaker is in two parts of a fold. Validation speakers are taken from
-the fold's training speakers: about a quarter of them, at least one, chosen so that their class distribution is close to that
-of all training speakers, and deterministic. Nothing here depends on a random seed: the folds of a corpus are the same for
-everyone who has the same manifest.
+the fold's training speakers: about a quarter of them, at least one, chosen so that no class is lost to training, as few
+classes as possible are missing from validation, and the class distribution is close to that of all training speakers.
 
-Splits are made by scikit-learn (``StratifiedGroupKFold``, ``StratifiedKFold``) with its own fixed order.
+Nothing here depends on a random seed or on the version of a library: the folds of a corpus are the same for everyone who has
+the same manifest. Folds by speaker do not depend on the order of its rows either; ``random-<k>fold`` does.
 """
 
 from __future__ import annotations
@@ -145,8 +145,6 @@ def _fold(name: str, train: NDArray[np.bool_], validation: NDArray[np.bool_], te
 
 
 def _speaker_folds(who: NDArray[np.object_], what: NDArray[np.object_], folds: int) -> list[NDArray[np.bool_]]:
-    from sklearn.model_selection import StratifiedGroupKFold
-
     present = len(set(who))
     # Two speakers must remain outside the test part, one to train on and one to validate on.
     if present < max(folds, 3):
@@ -155,9 +153,36 @@ def _speaker_folds(who: NDArray[np.object_], what: NDArray[np.object_], folds: i
             f" `--protocol {'loso' if present >= 3 else 'random-5fold'}`"
             + (f" or `--protocol speaker-{present}fold`." if present >= 3 else ", which is speaker-dependent.")
         )
-    # scikit-learn's own advice against few members of a class is a warning; the check of every fold below is stricter.
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=_SEED)
-    return [_mask(test, len(who)) for _, test in splitter.split(np.zeros(len(who)), what.astype(str), who.astype(str))]
+    return _deal_groups(who, what, folds)
+
+
+def _deal_groups(who: NDArray[np.object_], what: NDArray[np.object_], folds: int) -> list[NDArray[np.bool_]]:
+    """Masks of ``folds`` parts made of whole speakers, classes balanced as well as speakers allow.
+
+    Speakers are dealt one after the other, those with the most uneven classes first, each to the part after which the shares of
+    every class differ least between parts; the smaller part, if that is equal. This is the method of scikit-learn's
+    ``StratifiedGroupKFold(folds, shuffle=True, random_state=0)`` and gives the folds of its version 1.9; that of version 1.5
+    gives others, and a corpus' folds must not depend on what is installed.
+    """
+    speakers, speaker = np.unique(who.astype(str), return_inverse=True)
+    classes, label = np.unique(what.astype(str), return_inverse=True)
+    counts = np.zeros((len(speakers), len(classes)))
+    np.add.at(counts, (speaker, label), 1)
+    order = np.random.RandomState(_SEED).permutation(len(speakers))  # numpy has frozen this stream
+    order = order[np.argsort(-counts[order].std(axis=1), kind="stable")]
+    held = np.zeros((folds, len(classes)))
+    part = np.zeros(len(speakers), dtype=np.int64)
+    for one in order:
+        best_spread = best_size = np.inf
+        for candidate in range(folds):
+            size = held[candidate].sum()
+            held[candidate] += counts[one]
+            spread = float((held / counts.sum(axis=0)).std(axis=0).mean())
+            held[candidate] -= counts[one]
+            if spread < best_spread or (np.isclose(spread, best_spread) and size < best_size):
+                best_spread, best_size, part[one] = spread, size, candidate
+        held[part[one]] += counts[one]
+    return [part[speaker] == candidate for candidate in range(folds)]
 
 
 def _random_folds(what: NDArray[np.object_], folds: int) -> list[NDArray[np.bool_]]:
@@ -187,36 +212,41 @@ def _validation(
     protocol: str,
 ) -> NDArray[np.bool_]:
     """About a quarter of the utterances outside the test part, by whole speakers unless the protocol is speaker-dependent."""
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
     positions = np.flatnonzero(outside)
     labels = what[positions].astype(str)
     if not by_speaker:
-        chosen = next(StratifiedKFold(4, shuffle=True, random_state=_SEED).split(positions, labels))[1]
-        return _mask(positions[chosen], len(who))
-    groups = who[positions].astype(str)
-    present = len(set(groups))
+        from sklearn.model_selection import StratifiedKFold
+
+        rarest = min(np.unique(labels, return_counts=True)[1])
+        if rarest < 2:
+            raise ProtocolError(
+                f"{protocol} leaves one utterance of a class outside a test part; two are needed, one to train on and one to"
+                " validate on. Use more folds, or leave the rarest class out with `--classes`."
+            )
+        splitter = StratifiedKFold(min(4, rarest), shuffle=True, random_state=_SEED)
+        return _mask(positions[next(splitter.split(positions, labels))[1]], len(who))
+    present = len(set(who[positions]))
     if present < 2:
         raise ProtocolError(
             f"{protocol} leaves {present} speaker(s) outside the test part; two are needed, one to train on and one to validate"
             " on. This corpus has too few speakers for a speaker-independent protocol; `--protocol random-5fold` is"
             " speaker-dependent and says so in every table."
         )
-    splitter = StratifiedGroupKFold(min(4, present), shuffle=True, random_state=_SEED)
-    # The candidate whose class distribution is closest to that of all: the rarest class must not be all held out.
-    classes = sorted(set(labels))
-    whole = np.array([np.mean(labels == label) for label in classes])
-    best, best_distance = None, np.inf
-    for rest, chosen in splitter.split(positions, labels, groups):
-        if len(chosen) == 0:
-            continue
-        share = np.array([np.mean(labels[chosen] == label) for label in classes])
-        absent = sum(label not in labels[rest] for label in classes)
-        distance = float(np.abs(share - whole).sum()) + 10.0 * absent
-        if distance < best_distance:
-            best, best_distance = chosen, distance
-    assert best is not None
+    candidates = _deal_groups(who[positions], what[positions], min(4, present))
+    everything = set(labels)
+    whole = _shares(labels, everything)
+
+    def rank(chosen: NDArray[np.bool_]) -> tuple[int, int, float]:
+        """Classes lost to training, classes missing from validation, distance from the distribution of all."""
+        lost, missing = everything - set(labels[~chosen]), everything - set(labels[chosen])
+        return len(lost), len(missing), float(np.abs(_shares(labels[chosen], everything) - whole).sum())
+
+    best = min((chosen for chosen in candidates if chosen.any()), key=rank)
     return _mask(positions[best], len(who))
+
+
+def _shares(labels: NDArray[np.str_], classes: set[str]) -> NDArray[np.float64]:
+    return np.array([np.mean(labels == name) for name in sorted(classes)])
 
 
 def _official(
