@@ -28,12 +28,15 @@ a manifest records it.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
 import math
 import os
-import tempfile
+import re
+import shlex
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -126,8 +129,13 @@ def manifest_from_rows(
         rows: one mapping per utterance.
         root: folder that paths are relative to.
         origin: where the rows came from, for messages.
+
+    Raises:
+        ManifestError: there is no row, or the rows break the contract.
     """
-    return Manifest(corpus, _checked(pd.DataFrame(list(rows)), origin or f"corpus {corpus!r}"), root)
+    if not rows:
+        raise ManifestError(f"{origin or f'corpus {corpus!r}'} lists no utterance.")
+    return Manifest(corpus, _checked(pd.DataFrame(list(rows), dtype=object), origin or f"corpus {corpus!r}"), root)
 
 
 def read_manifest(path: Path, *, corpus: str = "", root: Path | None = None) -> Manifest:
@@ -145,24 +153,41 @@ def read_manifest(path: Path, *, corpus: str = "", root: Path | None = None) -> 
     if not path.is_file():
         raise ManifestError(f"There is no manifest at {path}. Check the path; it must be a .csv or .parquet file.")
     try:
-        if path.suffix.lower() in {".parquet", ".pq"}:
-            table = pd.read_parquet(path)
-        else:
-            # Everything as text, and only the empty field is missing: a speaker may be called "NA" or "007".
-            table = pd.read_csv(
-                path, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig", skipinitialspace=True
-            )
+        table = pd.read_parquet(path) if path.suffix.lower() in {".parquet", ".pq"} else _read_csv(path)
     except UnicodeDecodeError as error:
+        with path.open("rb") as handle:
+            written = "utf-16" if handle.read(2) in {b"\xff\xfe", b"\xfe\xff"} else "latin1"
         raise ManifestError(
             f"{path} is not UTF-8 (byte {error.start}). Save it as 'CSV UTF-8', or convert it:"
-            f" `iconv -f latin1 -t utf-8 {path.name} > new.csv`."
+            f" `iconv -f {written} -t utf-8 {shlex.quote(path.name)} > new.csv`."
         ) from error
     except pd.errors.EmptyDataError:
         raise ManifestError(f"{path} is empty. A manifest needs a header and one row per utterance.") from None
+    except pd.errors.ParserWarning:
+        raise ManifestError(
+            f"{path} has more fields in its rows than columns in its header. Put text that holds commas into quotation marks, and"
+            " give every column a name."
+        ) from None
     except (ValueError, OSError) as error:
-        raise ManifestError(f"{path} cannot be read as a table: {error}.") from error
+        raise ManifestError(f"{path} cannot be read as a table: {str(error).strip().rstrip('.')}.") from error
     name = corpus or path.stem
     return Manifest(name, _checked(table, str(path)), root if root is not None else path.resolve().parent)
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    with warnings.catch_warnings():
+        # Rows with more fields than the header: pandas would take the first column for an index and shift all others.
+        warnings.simplefilter("error", category=pd.errors.ParserWarning)
+        # Everything as text, and only the empty field is missing: a speaker may be called "NA" or "007".
+        return pd.read_csv(
+            path,
+            dtype=str,
+            index_col=False,
+            keep_default_na=False,
+            na_values=[""],
+            encoding="utf-8-sig",
+            skipinitialspace=True,
+        )
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
@@ -171,18 +196,14 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
-    temporary: str | None = None
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")  # not by tempfile: that is for its owner's eyes only
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=f".{path.name}-", delete=False, encoding="utf-8", newline=""
-        ) as handle:
-            temporary = handle.name
-            handle.write(_canonical_csv(manifest.table))
+        temporary.write_text(_canonical_csv(manifest.table), encoding="utf-8", newline="")
         os.replace(temporary, path)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise StorageError(
             f"{path} cannot be written: {error.strerror or error}. Free disk space or choose another folder with --cache-dir."
         ) from error
@@ -191,6 +212,10 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
 def _checked(table: pd.DataFrame, origin: str) -> pd.DataFrame:
     """Check a table against the contract and bring it into canonical column order and types."""
     table = table.rename(columns={name: str(name).strip() for name in table.columns})
+    # pandas has already renamed the second of two equal names, to "speaker.1".
+    names = [re.sub(r"\.\d+$", "", name) for name in table.columns]
+    if twice := [name for name in _duplicates(names) if name in COLUMNS]:
+        raise ManifestError(f"{origin} has more than one column {', '.join(twice)}. Rename or remove the others.")
     missing = [name for name in REQUIRED_COLUMNS if name not in table.columns]
     if missing:
         found = ", ".join(map(str, table.columns)) or "none"
@@ -209,6 +234,7 @@ def _checked(table: pd.DataFrame, origin: str) -> pd.DataFrame:
             result[name] = _numbers(column, name, origin)
         else:
             result[name] = [_text(value) for value in column]
+            _check_unicode(result[name], name, origin)
     if "emotion" in table.columns and "emotion_raw" not in table.columns:
         result["emotion_raw"] = result["emotion"]
         result["emotion"] = [canonical_emotion(label) for label in result["emotion_raw"]]
@@ -234,14 +260,29 @@ def _numbers(column: pd.Series, name: str, origin: str) -> list[float]:
     """A number column; empty cells become NaN."""
     numbers = []
     for row, value in enumerate(column):
+        text = _text(value)
         try:
-            text = _text(value)
-            numbers.append(float(text) if text else math.nan)
+            number = float(text) if text else math.nan
+            if math.isinf(number) or "_" in text:  # float() takes "1_000" for a number
+                raise ValueError
+            numbers.append(number)
         except ValueError:
             raise ManifestError(
                 f"{origin}, row {row + 1}: {name} is {value!r}, expected a number with a decimal point, or nothing."
             ) from None
     return numbers
+
+
+def _check_unicode(values: Sequence[str], name: str, origin: str) -> None:
+    """File names that are not UTF-8 reach Python as half surrogates, which cannot be written down."""
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError:
+        row = next(row for row, value in enumerate(values) if value.encode("utf-8", "ignore").decode() != value)
+        raise ManifestError(
+            f"{origin}, row {row + 1}: {name} {values[row]!a} is not valid UTF-8. Rename the files:"
+            " `convmv -f latin1 -t utf-8 --notest -r FOLDER`."
+        ) from None
 
 
 def _check_required(columns: Mapping[str, Sequence[Any]], origin: str) -> None:

@@ -11,9 +11,10 @@ a store knows the numbers it was made with, wherever they came from.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import http.client
 import os
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -68,7 +69,7 @@ def search_folders(weights_dir: Path | None = None) -> list[Path]:
     folders = [weights_dir] if weights_dir is not None else []
     if os.environ.get("HYFUSE_WEIGHTS"):
         folders.append(Path(os.environ["HYFUSE_WEIGHTS"]))
-    return folders
+    return [folder.expanduser() for folder in folders]
 
 
 def _candidates(spec: EncoderSpec, folder: Path) -> list[Path]:
@@ -118,10 +119,7 @@ def load_pickle_free(path: Path) -> dict[str, Any]:
     Raises:
         WeightsError: the file is damaged, half-downloaded, or holds more than tensors.
     """
-    import pickle
-
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
@@ -132,9 +130,12 @@ def load_pickle_free(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
-    # torch answers a truncated archive with OSError, an empty file with EOFError.
-    except (RuntimeError, ValueError, EOFError, KeyError, OSError, pickle.UnpicklingError, SafetensorError) as error:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, Mapping):
+            raise TypeError(f"a {type(state).__name__} instead of a dictionary of tensors")
+        return dict(state)
+    # Damage shows as OSError, EOFError, IndexError, struct.error, AssertionError, SafetensorError and more: no common base.
+    except Exception as error:
         reason = (str(error).strip().splitlines() or ["it ends too early"])[0]
         raise WeightsError(
             f"{path} cannot be read as weights ({type(error).__name__}: {reason}). The file is damaged, half-downloaded, or"
@@ -144,7 +145,8 @@ def load_pickle_free(path: Path) -> dict[str, Any]:
 
 def _missing(spec: EncoderSpec, names: Sequence[str], weights_dir: Path | None, reason: str) -> WeightsError:
     folders = search_folders(weights_dir)
-    looked = ", ".join(str(folder) for folder in folders) or "no folder ($HYFUSE_WEIGHTS is not set)"
+    looked = ", ".join(f"{folder}{'' if folder.is_dir() else ' (which does not exist)'}" for folder in folders)
+    looked = looked or "no folder ($HYFUSE_WEIGHTS is not set)"
     target = folders[0] if folders else Path("~/hyfuse-weights")
     source = next((file.url for file in spec.files if file.url), "")
     if not source and spec.repository:
@@ -154,22 +156,25 @@ def _missing(spec: EncoderSpec, names: Sequence[str], weights_dir: Path | None, 
     revision = f" at revision {spec.revision}" if spec.revision else ""
     setting = "" if folders else f" and set HYFUSE_WEIGHTS={target}"
     return WeightsError(
-        f"The weights of {spec.name!r} are not here: {', '.join(names)} was looked for in {looked} and in the Hugging Face"
-        f" Hub cache, and could not be downloaded ({reason}). Source: {source}{revision}; licence: {spec.licence}. Put"
-        f" {'it' if len(names) == 1 else 'them'} into {target / spec.name}{setting}, or run again with a network; to try"
-        f" the command without real weights, add `--weights random`."
+        f"The weights of {spec.name!r} are not here: {', '.join(names)} {'was' if len(names) == 1 else 'were'} looked for in"
+        f" {looked} and in the Hugging Face Hub cache, and could not be downloaded ({reason}). Source: {source}{revision};"
+        f" licence: {spec.licence}. Put {'it' if len(names) == 1 else 'them'} into {target / spec.name}{setting}, or run again"
+        " with a network; to try the command without real weights, add `--weights random`."
     )
 
 
-def _check_sha256(path: Path, file: WeightFile, spec: EncoderSpec) -> None:
+def _check_sha256(path: Path, file: WeightFile, spec: EncoderSpec, *, downloaded: bool = False) -> None:
     if not file.sha256:
         return
     found = file_sha256(path)
-    if not found.startswith(file.sha256):
-        raise WeightsError(
-            f"{path} is not the file that {spec.name!r} needs: its sha256 is {found}, expected {file.sha256}. It is damaged,"
-            f" half-downloaded, or another version. Delete it and get it again from {file.url or spec.repository}."
-        )
+    if found.startswith(file.sha256):
+        return
+    source = file.url or spec.repository
+    raise WeightsError(
+        f"{f'What {source} sent' if downloaded else path} is not the file that {spec.name!r} needs: its sha256 is {found},"
+        f" expected {file.sha256}. It is damaged, half-downloaded, or another version. "
+        + ("Nothing was kept; run the command again." if downloaded else f"Delete it and get it again from {source}.")
+    )
 
 
 def find_file(
@@ -189,7 +194,9 @@ def find_file(
                     return path
     if file.url:
         return _download_url(spec, file, weights_dir=weights_dir, progress=progress)
-    return _hub_file(spec, file.name, weights_dir=weights_dir, progress=progress)
+    path = _hub_file(spec, file.name, weights_dir=weights_dir, progress=progress)
+    _check_sha256(path, file, spec)
+    return path
 
 
 def find_checkpoint(
@@ -216,9 +223,11 @@ def find_checkpoint(
             try:
                 path = _hub_file(spec, name, weights_dir=weights_dir, progress=progress)
                 break
-            except WeightsError:
+            except WeightsError as error:
                 if name == names[-1]:
-                    raise
+                    # A user's own folder needs all of them, so all are named.
+                    wanted = [" or ".join(files) for files in alternatives]
+                    raise _missing(spec, wanted, weights_dir, _reason(error.__cause__ or error)) from error
     return path.parent, spec.revision
 
 
@@ -233,8 +242,12 @@ def _hub_file(spec: EncoderSpec, name: str, *, weights_dir: Path | None, progres
     try:
         return Path(hf_hub_download(spec.repository, name, revision=revision, tqdm_class=_tqdm_class(name, progress)))
     except Exception as error:  # hub, network and disk errors have no common base; each means the file is not here
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise _missing(spec, [name], weights_dir, reason) from error
+        raise _missing(spec, [name], weights_dir, _reason(error)) from error
+
+
+def _reason(error: BaseException) -> str:
+    """First line of an error."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _tqdm_class(name: str, progress: Progress | None) -> Any:
@@ -271,27 +284,24 @@ def _download_url(spec: EncoderSpec, file: WeightFile, *, weights_dir: Path | No
         return target
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
         raise _missing(spec, [file.name], weights_dir, "HF_HUB_OFFLINE is set")
-    partial: Path | None = None
+    partial = target.with_name(f".partial-{file.name}-{os.getpid()}")
     try:
         # Opened before the folder is made: without a network nothing is left behind.
-        with urllib.request.urlopen(file.url, timeout=30) as response:
+        with _connected(spec, file, weights_dir) as response:
             target.parent.mkdir(parents=True, exist_ok=True)
             total = int(response.headers.get("Content-Length") or 0)
-            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".partial-", delete=False) as handle:
-                partial = Path(handle.name)
-                done = 0
-                while chunk := response.read(1 << 20):
+            done = 0
+            with partial.open("wb") as handle:
+                while chunk := _received(response, spec, file, weights_dir):
                     handle.write(chunk)
                     done += len(chunk)
                     if progress is not None:
                         progress(file.name, done, total)
-        _check_sha256(partial, file, spec)
+        if done < total:  # http.client takes a connection that ends early for the end of the file
+            raise _missing(spec, [file.name], weights_dir, f"the connection ended after {done} of {total} bytes")
+        _check_sha256(partial, file, spec, downloaded=True)
         os.replace(partial, target)
-        partial = None
         return target
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        reason = str(getattr(error, "reason", error))
-        raise _missing(spec, [file.name], weights_dir, reason) from error
     except OSError as error:
         if isinstance(error, WeightsError):
             raise
@@ -299,5 +309,22 @@ def _download_url(spec: EncoderSpec, file: WeightFile, *, weights_dir: Path | No
             f"{target} cannot be written: {error}. Set HYFUSE_WEIGHTS to a folder with room and permission."
         ) from error
     finally:
-        if partial is not None:
+        with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def _connected(spec: EncoderSpec, file: WeightFile, weights_dir: Path | None) -> Any:
+    """The open response of a direct download."""
+    try:
+        return urllib.request.urlopen(file.url, timeout=30)
+    except (OSError, http.client.HTTPException) as error:
+        reason = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
+        raise _missing(spec, [file.name], weights_dir, str(reason) or type(error).__name__) from error
+
+
+def _received(response: Any, spec: EncoderSpec, file: WeightFile, weights_dir: Path | None) -> bytes:
+    """The next piece of a download; kept apart from writing it, which fails for other reasons."""
+    try:
+        return bytes(response.read(1 << 20))
+    except (OSError, http.client.HTTPException) as error:
+        raise _missing(spec, [file.name], weights_dir, str(error) or type(error).__name__) from error

@@ -1,0 +1,78 @@
+"""The ``hyfuse`` command. Exit status: 0 done, 1 a check found problems, 2 a mistake that is explained, 130 interrupted."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+import pipelines
+from hyfuse_cli import bench, cache, compare, corpora, extract, models, train
+from pipelines.errors import HyfuseError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="hyfuse",
+    help="Which frozen speech representations, fused how, recognise emotion best?\n\n"
+    "Stage 1 turns recordings into embeddings, once: `hyfuse extract`. Stage 2 compares every pair and fusion of them,"
+    " many times: `hyfuse compare`. `make all-pairs` does both on a built-in demo corpus.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("extract")(extract.extract)
+app.command("train")(train.train)
+app.command("compare")(compare.compare)
+app.add_typer(corpora.app, name="corpora")
+app.add_typer(models.app, name="models")
+app.add_typer(cache.app, name="cache")
+app.add_typer(bench.app, name="bench")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hyfuse {pipelines.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (anywhere on the line).")
+    ] = False,
+) -> None:
+    del version, debug
+
+
+def main() -> None:
+    """Run the command line; mistakes end as one paragraph, not as a traceback."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1 or bool(os.environ.get("HYFUSE_DEBUG"))
+    try:
+        app(args=arguments, prog_name="hyfuse")
+    except HyfuseError as mistake:
+        if debug:
+            raise
+        from hyfuse_cli import console
+
+        console.error(str(mistake))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        from hyfuse_cli import console
+
+        console.say("\nInterrupted. Whatever was finished is kept; the same command goes on from there.")
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

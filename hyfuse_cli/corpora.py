@@ -1,0 +1,122 @@
+"""``hyfuse corpora``: what corpora there are, and whether yours is in order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hyfuse_cli import console
+from hyfuse_cli.options import CacheDir
+
+__all__ = ["app"]
+
+app = typer.Typer(help="The corpora: what they are, how to get them, whether yours is in order.", no_args_is_help=True)
+
+_NAME = Annotated[str, typer.Argument(help="Corpus, or the path of a CSV/Parquet manifest.")]
+_ROOT = Annotated[Path | None, typer.Option("--root", help="Folder of the corpus.")]
+
+
+@app.command("list")
+def list_corpora() -> None:
+    """List the corpora that hyfuse reads."""
+    from rich.table import Table
+
+    from pipelines.corpora.cards import card_names, read_card
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "utterances", "speakers", "emotions", "language", "default protocol", "what it is"):
+        table.add_column(column, justify="right" if column in {"utterances", "speakers", "emotions"} else "left")
+    for name in card_names():
+        card = read_card(name)
+        table.add_row(
+            card.name,
+            f"{card.expected_utterances:,}" if card.expected_utterances else "",
+            f"{card.expected_speakers:,}" if card.expected_speakers else "",
+            str(len(card.classes)),
+            card.language,
+            card.default_protocol,
+            card.title,
+        )
+    console.out.print(table)
+    console.note(
+        "One corpus: `hyfuse corpora show NAME`. A corpus of your own: `--corpus my.csv` (columns utterance_id, path,"
+        " speaker, emotion)."
+    )
+
+
+@app.command("show")
+def show_corpus(name: _NAME) -> None:
+    """Show a corpus' card: licence, how to get it, labels, protocols, expected counts."""
+    from pipelines.corpora.cards import read_card
+
+    card = read_card(name)
+    emotions = ", ".join(f"{emotion} {count}" for emotion, count in card.expected_emotions.items())
+    lines = {
+        "name": card.name,
+        "what it is": card.title,
+        "language": card.language,
+        "version": card.version,
+        "licence": card.licence,
+        "cite": card.citation,
+        "where": card.url,
+        "expected": f"{card.expected_utterances} utterances, {card.expected_speakers} speakers"
+        + (f" ({emotions})" if emotions else ""),
+        "classes": ", ".join(card.classes),
+        "labels": ", ".join(f"{raw} → {emotion or '(none)'}" for raw, emotion in card.label_map.items()),
+        "protocols": ", ".join(
+            f"{name} (default)" if name == card.default_protocol else name for name in card.protocols
+        ),
+        "warnings": " ".join(card.warnings),
+        "how to get it": card.obtain,
+    }
+    width = max(map(len, lines))
+    for head, text in lines.items():
+        if text:
+            indented = text.replace("\n", "\n" + " " * (width + 2))
+            console.out.print(f"{head:<{width}}  {indented}", markup=False, soft_wrap=True)
+
+
+@app.command("prepare")
+def prepare_corpus(name: _NAME, root: _ROOT = None, cache_dir: CacheDir = Path("cache")) -> None:
+    """Read a corpus' official folder, check it against its card, and remember its manifest."""
+    from hyfuse_cli.extract import open_corpus
+
+    manifest = open_corpus(name, data_root=root, cache_dir=cache_dir)
+    table = manifest.table
+    console.out.print(
+        f"{manifest.corpus}: {len(table)} utterances, {table['speaker'].nunique()} speakers,"
+        f" {table['duration_s'].sum() / 3600:.2f} h, digest {manifest.digest[:12]}",
+        markup=False,
+    )
+    console.out.print(f"manifest: {cache_dir / manifest.corpus / 'manifest.csv'}", markup=False, soft_wrap=True)
+    console.note(f"Next: `hyfuse extract --model wavlm --corpus {manifest.corpus}`.")
+
+
+@app.command("check")
+def check_corpus(name: _NAME, root: _ROOT = None, cache_dir: CacheDir = Path("cache")) -> None:
+    """Decode every recording of a corpus and report what is odd. Exit status 1 if something is wrong."""
+    from pipelines.corpora.resolve import audit_corpus
+
+    with console.meter(f"checking {name}", "recordings") as update:
+        audit = audit_corpus(name, cache_dir=cache_dir, data_root=root, progress=update)
+    summary = audit.summary
+    lengths = summary["duration_s"]
+    lines = {
+        "utterances": summary["utterances"],
+        "speakers": summary["speakers"],
+        "emotions": ", ".join(f"{emotion or '(no label)'} {count}" for emotion, count in summary["emotions"].items()),
+        "duration": f"{lengths['total'] / 3600:.2f} h; {lengths['min']:.2f} to {lengths['max']:.2f} s,"
+        f" mean {lengths['mean']:.2f} s",
+        "rates Hz": ", ".join(f"{rate} ({count})" for rate, count in summary["rates_hz"].items()),
+        "channels": ", ".join(f"{channels} ({count})" for channels, count in summary["channels"].items()),
+        "formats": ", ".join(f"{name} ({count})" for name, count in summary["formats"].items()),
+    }
+    for head, text in lines.items():
+        console.out.print(f"{head:<12}{text}", markup=False, soft_wrap=True)
+    console.show_findings(audit.findings)
+    if not audit.findings:
+        console.out.print("Nothing odd was found.")
+    if any(finding.level == "error" for finding in audit.findings):
+        raise typer.Exit(1)

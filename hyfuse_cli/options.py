@@ -1,0 +1,35 @@
+"""Options that several verbs share, declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["CacheDir", "CorpusOption", "DataRoot", "Device", "RunName", "RunsDir", "Weights", "WeightsDir", "Workers"]
+
+CacheDir = Annotated[
+    Path, typer.Option("--cache-dir", envvar="HYFUSE_CACHE", help="Folder of manifests and embedding stores.")
+]
+DataRoot = Annotated[
+    Path | None, typer.Option("--data-root", help="Folder of the corpus; remembered after the first time.")
+]
+WeightsDir = Annotated[
+    Path | None, typer.Option("--weights-dir", help="Folder of weights, before $HYFUSE_WEIGHTS and the Hub cache.")
+]
+Weights = Annotated[
+    str, typer.Option("--weights", envvar="HYFUSE_WEIGHTS_KIND", help="pretrained, or random (for trying things out).")
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+CorpusOption = Annotated[
+    str | None,
+    typer.Option(
+        "--corpus", help="Name (see `hyfuse corpora list`) or path of a CSV/Parquet manifest. Default: the cached one."
+    ),
+]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of runs.")]
+RunName = Annotated[
+    str | None, typer.Option("--run", help="Name of the run folder; the same name goes on with that run.")
+]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one per core unless given.")]

@@ -1,0 +1,267 @@
+"""The fusion heads by name: what they are and which options they take, without importing torch.
+
+Adding a head is one file with one class (see ``concat.py`` for the shape of it) and one entry of
+:data:`FUSIONS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from pipelines.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = [
+    "FUSIONS",
+    "SINGLE",
+    "FusionOption",
+    "FusionSpec",
+    "OptionValue",
+    "build_head",
+    "fusion_options",
+    "fusion_spec",
+]
+
+OptionValue = str | int | float
+
+
+@dataclass(frozen=True)
+class FusionOption:
+    """One option of a fusion head."""
+
+    default: OptionValue
+    """The value when nothing is given; its type is the type of the option."""
+    about: str
+    """What it does, in one line."""
+    choices: tuple[str, ...] = ()
+    """The valid values of a text option."""
+    minimum: float = float("-inf")
+    """Smallest valid number."""
+    maximum: float = float("inf")
+    """Largest valid number."""
+
+
+@dataclass(frozen=True)
+class FusionSpec:
+    """What is known of a fusion head before it is built."""
+
+    name: str
+    """The name on the command line."""
+    summary: str
+    """One line for lists."""
+    module: str
+    """Where the class is."""
+    class_name: str
+    """The ``torch.nn.Module`` to build."""
+    source: str
+    """The paper that the operator comes from."""
+    commutative: bool
+    """Whether exchanging the two inputs gives the same function class; where not, both orders must be
+    shown."""
+    options: Mapping[str, FusionOption] = field(default_factory=lambda: MappingProxyType({}))
+    """Options by name."""
+    inputs: int = 2
+    """How many representations it takes."""
+
+
+FUSIONS: dict[str, FusionSpec] = {
+    spec.name: spec
+    for spec in (
+        FusionSpec(
+            name="concat",
+            summary="both projections side by side, one output layer (the Euclidean baseline)",
+            module="pipelines.fusion.concat",
+            class_name="ConcatHead",
+            source="common practice; the baseline of HYFuse (arXiv 2506.03403)",
+            commutative=True,
+        ),
+        FusionSpec(
+            name="attention",
+            summary="multi-head attention over the two projections as a sequence of two tokens",
+            module="pipelines.fusion.attention",
+            class_name="AttentionHead",
+            source="Vaswani et al. 2017 (arXiv 1706.03762), post-norm encoder layer without the feed-forward part",
+            commutative=True,
+            options=MappingProxyType(
+                {
+                    "attention_heads": FusionOption(
+                        default=4,
+                        about="parallel attentions, each over an equal part of the hidden dimensions",
+                        minimum=1,
+                    ),
+                }
+            ),
+        ),
+        FusionSpec(
+            name="hyperbolic",
+            summary="Möbius addition of the two projections in the Poincaré ball, at a controlled radius",
+            module="pipelines.fusion.hyperbolic",
+            class_name="HyperbolicHead",
+            source="HYFuse (arXiv 2506.03403) with the operators of Ganea et al. 2018; radius control: hyfuse",
+            commutative=False,
+            options=MappingProxyType(
+                {
+                    "order": FusionOption(
+                        default="left-right",
+                        about="which representation is the first operand of the Möbius addition",
+                        choices=("left-right", "right-left"),
+                    ),
+                    "curvature": FusionOption(
+                        default=1.0,
+                        about="c of the ball of curvature -c, fixed",
+                        minimum=0.001,
+                        maximum=10.0,
+                    ),
+                    "max_radius": FusionOption(
+                        default=0.5,
+                        about="upper bound of the learned tangent length of each stream before the lift",
+                        minimum=0.01,
+                        maximum=3.0,
+                    ),
+                }
+            ),
+        ),
+    )
+}
+"""The fusions a user can ask for."""
+
+SINGLE = "single"
+"""Name of the baseline that every fusion is compared with; not a fusion, so not listed among them."""
+
+_BASELINE = FusionSpec(
+    name=SINGLE,
+    summary="one representation alone, with the front end and the output layer of the fusions (baseline)",
+    module="pipelines.fusion.single",
+    class_name="SingleHead",
+    source="baseline",
+    commutative=True,
+    inputs=1,
+)
+
+
+def fusion_spec(name: str) -> FusionSpec:
+    """Look up a fusion, or the baseline ``single``.
+
+    Args:
+        name: a key of :data:`FUSIONS`, or "single".
+
+    Returns:
+        Its entry.
+
+    Raises:
+        UnknownNameError: no such fusion; the message lists those that exist.
+    """
+    if name == SINGLE:
+        return _BASELINE
+    if name not in FUSIONS:
+        raise unknown_name("fusion", name, FUSIONS)
+    return FUSIONS[name]
+
+
+def fusion_options(name: str, given: Mapping[str, object] | None = None) -> dict[str, OptionValue]:
+    """Complete and check the options of a fusion.
+
+    Args:
+        name: the fusion.
+        given: options by name; text is converted to the option's type, so that a command line can pass it on.
+
+    Returns:
+        Every option of the fusion with its value, in the catalogue's order.
+
+    Raises:
+        UnknownNameError: no such fusion or no such option.
+        ConfigError: a value of the wrong type, outside its range, or not among the choices.
+    """
+    spec = fusion_spec(name)
+    given = dict(given or {})
+    for key in given:
+        if key not in spec.options:
+            raise unknown_name(f"option of fusion {name!r}", key, spec.options)
+    return {
+        key: _checked(name, key, option, given[key]) if key in given else option.default
+        for key, option in spec.options.items()
+    }
+
+
+def build_head(
+    name: str,
+    *,
+    left_dim: int,
+    right_dim: int | None,
+    num_classes: int,
+    head_seeds: Sequence[int],
+    hidden_dim: int = 120,
+    input_dropout: float = 0.0,
+    dropout: float = 0.0,
+    options: Mapping[str, object] | None = None,
+) -> nn.Module:
+    """Build a stack of H heads of one fusion.
+
+    Args:
+        name: the fusion, or "single".
+        left_dim: Dl, features of the left representation.
+        right_dim: Dr, features of the right one; None for "single".
+        num_classes: C.
+        head_seeds: H seeds; each head's initial values and dropout masks follow from its own seed alone.
+        hidden_dim: width of each stream after its projection.
+        input_dropout: share of input features dropped in training.
+        dropout: share of fused features dropped in training, before the output layer.
+        options: options of the fusion, see :func:`fusion_options`.
+
+    Returns:
+        A module ``(left [H, B, Dl], right [H, B, Dr], record=None) -> logits [H, B, C]`` ("single": no right
+        input). If ``record`` is a dict, the head puts named quantities [H, B] into it (attention weights,
+        norms in the ball, …).
+
+    Raises:
+        UnknownNameError: no such fusion or option.
+        ConfigError: an option or width that makes no sense, or a number of inputs that does not fit.
+    """
+    spec = fusion_spec(name)
+    if (right_dim is None) != (spec.inputs == 1):
+        raise ConfigError(
+            f"Fusion {name!r} takes {spec.inputs} representation(s), but {1 if right_dim is None else 2} came. "
+            f"A representation alone is trained by 'single'; a pair by one of {', '.join(FUSIONS)}."
+        )
+    head_class = getattr(importlib.import_module(spec.module), spec.class_name)
+    widths = {"left_dim": left_dim} if right_dim is None else {"left_dim": left_dim, "right_dim": right_dim}
+    head: nn.Module = head_class(
+        **widths,
+        num_classes=num_classes,
+        head_seeds=head_seeds,
+        hidden_dim=hidden_dim,
+        input_dropout=input_dropout,
+        dropout=dropout,
+        **fusion_options(name, options),
+    )
+    return head
+
+
+def _checked(name: str, key: str, option: FusionOption, value: object) -> OptionValue:
+    kind = type(option.default)
+    try:
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise ValueError
+        converted = kind(value)
+        if kind is int and float(value) != converted:
+            raise ValueError
+    except ValueError:
+        expected = "a whole number" if kind is int else "a number"
+        raise ConfigError(
+            f"Option {key!r} of fusion {name!r} is {value!r}, but {expected} is expected: {option.about}."
+        ) from None
+    if isinstance(converted, str):
+        if converted not in option.choices:
+            raise unknown_name(f"{key} of fusion {name!r}", converted, option.choices)
+    elif not option.minimum <= converted <= option.maximum:
+        raise ConfigError(
+            f"Option {key!r} of fusion {name!r} is {converted}, but must lie between {option.minimum:g} and "
+            f"{option.maximum:g}: {option.about}."
+        )
+    return converted

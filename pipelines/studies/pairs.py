@@ -1,0 +1,285 @@
+"""The comparison of HYFuse (arXiv 2506.03403): every pair of representations under every fusion, singles on the margins.
+
+One call trains what is missing, keeps every finished job, and scores all of them. The same call again, after an
+interruption or with more seeds, computes only what is not there yet; a comparison that is complete is read back.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import pipelines
+from pipelines.corpora.cards import card_names, read_card
+from pipelines.corpora.manifest import Manifest
+from pipelines.corpora.protocols import Split, make_split
+from pipelines.errors import ConfigError, StorageError
+from pipelines.evaluation.results import CellScore, HeadRecord, RunFolder, score_cell, write_atomically
+from pipelines.training.data import Dataset, default_classes, load_dataset
+from pipelines.training.grid import Cell, code_digest, make_job, run_jobs
+from pipelines.training.trainer import TrainConfig
+
+__all__ = ["Comparison", "ComparisonConfig", "compare_cells"]
+
+
+@dataclass(frozen=True)
+class ComparisonConfig:
+    """Settings of a comparison.
+
+    Attributes:
+        protocol: name; empty for the corpus' default.
+        seeds: number of seeds; they are 0, 1, 2, …
+        pool: ``mean``, ``std`` or ``mean+std``.
+        representations: encoder to representation, where it is not the encoder's default.
+        classes: emotions; empty for those of the corpus' card.
+        selection: which rows train and which epoch is kept (see ``training.trainer``); empty for ``loss`` under an official
+            split, whose development part is there for that, and ``fixed`` otherwise.
+        train: hyper-parameters of the heads, but for the selection.
+    """
+
+    protocol: str = ""
+    seeds: int = 5
+    pool: str = "mean+std"
+    representations: Mapping[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    selection: str = ""
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.seeds <= 1000:
+            raise ConfigError(f"--seeds must be between 1 and 1000, not {self.seeds}.")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison found.
+
+    Attributes:
+        scores: one per cell.
+        split: the folds that were used.
+        dataset: the utterances that were used.
+        trained: heads that were trained by this call.
+        reused: heads that an earlier call had finished.
+        seconds: how long this call took.
+        notes: what a table of the scores is about.
+        warnings: what a reader of such a table must not overlook.
+    """
+
+    scores: tuple[CellScore, ...]
+    split: Split
+    dataset: Dataset
+    trained: int
+    reused: int
+    seconds: float
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+Progress = Callable[[int, int, str], None]
+"""Called with (heads done, heads in all, cell that was finished last)."""
+
+
+def compare_cells(
+    manifest: Manifest,
+    cells: Sequence[Cell],
+    *,
+    config: ComparisonConfig,
+    cache_dir: Path,
+    run_dir: Path,
+    workers: int = 1,
+    device: str = "cpu",
+    save_heads: bool = False,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Train and score cells, as far as the run folder does not hold them already.
+
+    Args:
+        manifest: the corpus.
+        cells: what to compare.
+        config: how.
+        cache_dir: folder of the stores.
+        run_dir: folder of the run.
+        workers: processes.
+        device: of the heads.
+        save_heads: whether the parameters of the heads are written as well; heads of earlier calls are then trained again.
+        progress: called whenever a cell is finished.
+
+    Raises:
+        HyfuseError: stores, protocol, settings or disk do not allow it; see the named children.
+    """
+    started = time.monotonic()
+    card = read_card(manifest.corpus) if manifest.corpus in card_names() else None
+    classes = config.classes or default_classes(manifest, card.classes if card else ())
+    encoders = list(dict.fromkeys(name for cell in cells for name in (cell.left, cell.right) if name))
+    dataset = load_dataset(
+        manifest,
+        cache_dir=cache_dir,
+        encoders=encoders,
+        classes=classes,
+        representations=config.representations,
+        pool=config.pool,
+    )
+    split = make_split(
+        config.protocol or (card.default_protocol if card else "speaker-5fold"),
+        utterance_ids=dataset.utterance_ids,
+        speakers=dataset.speakers,
+        labels=dataset.label_names,
+        sessions=dataset.sessions,
+        official=dataset.official,
+        test_speakers=card.test_speakers if card else None,
+    )
+    train = replace(config.train, selection=config.selection or _default_selection(split))
+    run = RunFolder(run_dir)
+    with _lock(run_dir):
+        write_atomically(run_dir / "config.json", _config_json(dataset, split, cells, config, train))
+        jobs = [make_job(dataset, split, cell, seeds=range(config.seeds), config=train) for cell in cells]
+        total = sum(len(job.tasks) for job in jobs)
+        missing = []
+        for job in jobs:
+            finished = set() if save_heads else {(head.row["fold"], head.row["seed"]) for head in run.load(job)}
+            tasks = tuple(task for task in job.tasks if (task.fold, task.seed) not in finished)
+            missing.append(replace(job, tasks=tasks))
+        reused = total - sum(len(job.tasks) for job in missing)
+        done = reused
+        if progress is not None:
+            progress(done, total, "")
+        for result in run_jobs(missing, workers=workers, device=device):
+            run.save(result)
+            if save_heads:
+                run.write_heads(result)
+            done += len(result.heads)
+            if progress is not None:
+                progress(done, total, result.job.cell.title)
+        records: list[HeadRecord] = []
+        scores = []
+        for job in jobs:
+            heads = run.load(job)
+            records += heads
+            scores.append(
+                score_cell(
+                    job.cell, heads, labels=dataset.labels, speakers=dataset.speakers, num_classes=len(dataset.classes)
+                )
+            )
+        run.write_results(records)
+        run.write_predictions(
+            records, utterance_ids=dataset.utterance_ids, labels=dataset.labels, classes=dataset.classes
+        )
+    return Comparison(
+        scores=tuple(scores),
+        split=split,
+        dataset=dataset,
+        trained=total - reused,
+        reused=reused,
+        seconds=time.monotonic() - started,
+        notes=tuple(_notes(dataset, split, config, train)),
+        warnings=tuple(_warnings(dataset, split, card.warnings if card else ())),
+    )
+
+
+@contextmanager
+def _lock(run_dir: Path) -> Iterator[None]:
+    """One process works on a run at a time; the system lets go of the lock when the process dies."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        handle = (run_dir / ".lock").open("a")
+    except OSError as error:
+        raise StorageError(
+            f"{run_dir} cannot be written: {error.strerror or error}. Choose another folder with --runs-dir."
+        ) from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StorageError(
+                f"Another process is working on {run_dir}. Wait for it, or choose another name with --run."
+            ) from None
+        for leftover in run_dir.rglob(".writing-*"):  # of writes that were killed between file and rename
+            leftover.unlink(missing_ok=True)
+        yield
+
+
+def _config_json(
+    dataset: Dataset, split: Split, cells: Sequence[Cell], config: ComparisonConfig, train: TrainConfig
+) -> str:
+    content = {
+        "hyfuse": pipelines.__version__,
+        "code_digest": code_digest(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("torch", "numpy", "scikit-learn", "geoopt", "zarr")},
+        "corpus": dataset.corpus,
+        "manifest_digest": dataset.manifest_digest,
+        "classes": list(dataset.classes),
+        "left_out": dict(dataset.left_out),
+        "protocol": split.protocol,
+        "split_digest": split.digest,
+        "speaker_independent": split.speaker_independent,
+        "folds": [
+            {
+                "name": fold.name,
+                **{
+                    f"{part}_speakers": sorted({dataset.speakers[row] for row in getattr(fold, part)})
+                    for part in ("train", "validation", "test")
+                },
+            }
+            for fold in split.folds
+        ],
+        "sources": {name: {**asdict(source), "path": str(source.path)} for name, source in dataset.sources.items()},
+        "cells": [{**asdict(cell), "options": dict(cell.options)} for cell in cells],
+        "seeds": list(range(config.seeds)),
+        "pool": config.pool,
+        "hyper_parameters": asdict(train),
+    }
+    return json.dumps(content, indent=2, sort_keys=True) + "\n"
+
+
+def _default_selection(split: Split) -> str:
+    return "loss" if split.protocol.startswith("official") else "fixed"
+
+
+def _notes(dataset: Dataset, split: Split, config: ComparisonConfig, train: TrainConfig) -> list[str]:
+    """What the table is about."""
+    who = "speaker-independent" if split.speaker_independent else "speaker-dependent"
+    folds, seeds = len(split.folds), config.seeds
+    sources = ", ".join(f"{source.encoder} {source.representation}" for source in dataset.sources.values())
+    rows = {
+        "fixed": f"training and validation part for {train.epochs} epochs, nothing selected",
+        "last": f"the training part for {train.epochs} epochs, nothing selected",
+    }.get(train.selection, f"the training part, best epoch by {train.selection} on the validation part")
+    weights = ", ".join(f"{source.encoder} {source.weights_kind}" for source in dataset.sources.values())
+    notes = [
+        f"Corpus: {dataset.corpus}, {len(dataset.utterance_ids)} utterances, {len(set(dataset.speakers))} speakers,"
+        f" {len(dataset.classes)} emotions ({', '.join(dataset.classes)}).",
+        f"Protocol: {split.protocol}, {who}, {folds} fold{'s' if folds > 1 else ''}; {seeds} seed{'s' if seeds > 1 else ''};"
+        " scores of all folds pooled, mean over seeds; 95 % intervals by bootstrap over speakers.",
+        f"Heads: trained on {rows}.",
+        f"Representations: {sources}; pooling {config.pool}.",
+        f"Weights: {weights}.",
+    ]
+    if dataset.left_out:
+        notes.append(
+            "Left out: " + ", ".join(f"{count} ({reason})" for reason, count in dataset.left_out.items()) + "."
+        )
+    return notes
+
+
+def _warnings(dataset: Dataset, split: Split, of_card: Sequence[str]) -> list[str]:
+    """What a reader must not overlook."""
+    random = [name for name, source in dataset.sources.items() if source.weights_kind == "random"]
+    warnings = []
+    if random:
+        warnings.append(
+            f"RANDOM weights: {', '.join(random)}. These scores say nothing about the pretrained encoders of that name."
+        )
+    if not split.speaker_independent:
+        warnings.append(
+            f"speaker-dependent: {split.protocol} has the same speakers in training and test. Compare only with papers that"
+            " did the same."
+        )
+    return [*warnings, *of_card]
