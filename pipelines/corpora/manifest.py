@@ -28,12 +28,10 @@ a manifest records it.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import hashlib
 import io
 import math
-import os
 import re
 import shlex
 import warnings
@@ -47,7 +45,8 @@ import numpy as np
 import pandas as pd
 
 from pipelines.corpora.cards import canonical_emotion
-from pipelines.errors import ManifestError, StorageError
+from pipelines.errors import ManifestError
+from pipelines.files import write_atomically
 
 __all__ = [
     "COLUMNS",
@@ -196,17 +195,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")  # not by tempfile: that is for its owner's eyes only
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(_canonical_csv(manifest.table), encoding="utf-8", newline="")
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise StorageError(
-            f"{path} cannot be written: {error.strerror or error}. Free disk space or choose another folder with --cache-dir."
-        ) from error
+    write_atomically(path, _canonical_csv(manifest.table), option="--cache-dir")
 
 
 def _checked(table: pd.DataFrame, origin: str) -> pd.DataFrame:

@@ -20,7 +20,6 @@ import dataclasses
 import json
 import math
 import os
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +34,8 @@ from pipelines.corpora.layouts import Finding, layout_module
 from pipelines.corpora.layouts._files import subfolders
 from pipelines.corpora.manifest import COLUMNS, Manifest, manifest_from_rows, read_manifest, write_manifest
 from pipelines.corpora.recordings import Header, Sound, file_digest, listen, read_header
-from pipelines.errors import CardError, DataRootError, ManifestError, ProvenanceError, StorageError, unknown_name
+from pipelines.errors import CardError, DataRootError, ManifestError, ProvenanceError, unknown_name
+from pipelines.files import write_atomically
 
 __all__ = [
     "Audit",
@@ -694,7 +694,7 @@ def remember(source: Prepared | Manifest, cache_dir: Path, *, replace: bool = Fa
     }
     # The manifest first: the record, written last, says that both are whole.
     write_manifest(manifest, folder / _MANIFEST)
-    _write_json(record, folder / _RECORD)
+    write_atomically(folder / _RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n", option="--cache-dir")
 
 
 def recall(cache_dir: Path, corpus: str) -> Manifest:
@@ -792,22 +792,3 @@ def _read_record(path: Path, again: str) -> dict[str, Any]:
             f"{path} has schema {record.get('schema')!r}, this hyfuse reads {_SCHEMA}. Prepare the corpus again: {again}."
         )
     return record
-
-
-def _write_json(content: Mapping[str, object], path: Path) -> None:
-    """Write JSON so that the name appears only when the file is whole."""
-    temporary: str | None = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=f".{path.name}-", delete=False, encoding="utf-8"
-        ) as handle:
-            temporary = handle.name
-            json.dump(content, handle, indent=2, ensure_ascii=False)
-            handle.write("\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise StorageError(
-            f"{path} cannot be written: {error.strerror or error}. Free disk space or choose another folder with --cache-dir."
-        ) from error

@@ -196,6 +196,8 @@ _BYOLS = EncoderSpec(
         ),
     ),
     licence="MIT",
+    notes="One vector per recording: mean plus maximum over time. Log-mel frames are standardised over the recording itself,"
+    " not over a corpus.",
 )
 
 _ENCODEC = EncoderSpec(
@@ -219,6 +221,8 @@ _ENCODEC = EncoderSpec(
     ),
     licence="MIT (repository) or CC BY-NC 4.0 (package 0.1.1): upstream pages disagree",
     settings={"bandwidth_kbps": 6.0},
+    notes="75 frames per second; recordings are extended with zeros to whole frames, at least 7. quantized is at 6 kbps, the"
+    " first 8 of 32 codebooks.",
 )
 
 _SOUNDSTREAM = EncoderSpec(
@@ -237,7 +241,8 @@ _SOUNDSTREAM = EncoderSpec(
     licence="CC BY-SA 4.0",
     settings={"channels": 58, "codebooks": 16, "codebook_size": 1024},
     notes="The Hub revision could not be read when this entry was written, so none is pinned: the store records the digest of"
-    " the parameters that were loaded.",
+    " the parameters that were loaded. 80 frames per second, at least 11; fewer than 200 samples at the end complete no frame,"
+    " as upstream.",
 )
 
 _SOUNDSTREAM_LYRA = EncoderSpec(
@@ -267,6 +272,8 @@ _SOUNDSTREAM_LYRA = EncoderSpec(
         ),
     ),
     licence="Apache-2.0",
+    notes="50 frames per second; recordings are extended with zeros to whole frames. quantized uses all 46 codebooks (9.2 kbps;"
+    " Lyra itself sends 16, 30 or 46).",
 )
 
 _ENTRIES: tuple[EncoderSpec, ...] = (
@@ -345,6 +352,8 @@ def load_encoder(
         )
     import torch
 
+    if torch.device(device).type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # 10 bits of mantissa would break the promise of base.py
     module_name, class_name = spec.factory.split(":")
     factory = getattr(import_module(module_name), class_name)
     encoder: Encoder = factory.build(

@@ -1,9 +1,9 @@
 """Random weights through which a signal passes.
 
 torch's default initialisation divides the signal by about 1.7 per layer while the biases stay, so what comes out of a deep
-untrained network hardly depends on what goes in: with it, 12 layers of Lyra's encoder vary over time by a ninth of their mean
-and every frame is quantised alike. Here kernels keep the variance (He et al. 2015, "Delving deep into rectifiers") and biases
-are zero. Call these inside ``random_initialisation(spec)``, which seeds torch's generator.
+untrained network hardly depends on what goes in: Lyra's encoder so initialised varies over time by a ninth of its mean, and all
+its frames were quantised alike (one Emo-DB recording). Here kernels keep the variance (He et al. 2015, "Delving deep into
+rectifiers") and biases are zero. Call these inside ``random_initialisation(spec)``, which seeds torch's generator.
 """
 
 from __future__ import annotations

@@ -21,8 +21,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -32,13 +30,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.errors import StorageError
-from pipelines.evaluation import statistics
-from pipelines.evaluation.statistics import Interval, bootstrap_interval, speaker_confusions
+from pipelines.evaluation.statistics import METRICS, Interval, bootstrap_interval, score, speaker_confusions
+from pipelines.files import write_atomically
 from pipelines.training.grid import Cell, CellResult, Job
 from pipelines.training.trainer import HeadResult
 
-__all__ = ["CellScore", "HeadRecord", "RunFolder", "score_cell", "write_atomically"]
+__all__ = ["CellScore", "HeadRecord", "RunFolder", "score_cell"]
+
+
+_OPTION = "--runs-dir"
 
 
 @dataclass(frozen=True)
@@ -134,50 +134,28 @@ def score_cell(
         return speaker_confusions(labels[tested], predictions[:, tested], who, num_classes=num_classes)
 
     counts = confusions(lambda head: head.probabilities.argmax(axis=1))
-    by_seed = statistics.uar(counts.sum(axis=0))
-    scores = {name: statistics.score(counts, getattr(statistics, name)) for name in ("uar", "accuracy", "macro_f1")}
-    without_left = statistics.score(confusions(lambda head: head.left_shuffled), statistics.uar)
-    without_right = statistics.score(confusions(lambda head: head.right_shuffled), statistics.uar)
+    by_seed = METRICS["uar"](counts.sum(axis=0))
+    scores = {name: score(counts, metric) for name, metric in METRICS.items()}
+    intervals = {name: bootstrap_interval(counts, metric) for name, metric in METRICS.items()}
+    without_left = score(confusions(lambda head: head.left_shuffled), METRICS["uar"])
+    without_right = score(confusions(lambda head: head.right_shuffled), METRICS["uar"])
     return CellScore(
         left=cell.left,
         right=cell.right,
         fusion=cell.fusion,
         uar=scores["uar"],
-        uar_interval=bootstrap_interval(counts, statistics.uar),
+        uar_interval=intervals["uar"],
         uar_seed_std=float(by_seed.std(ddof=1)) if len(seeds) > 1 else 0.0,
         accuracy=scores["accuracy"],
-        accuracy_interval=bootstrap_interval(counts, statistics.accuracy),
+        accuracy_interval=intervals["accuracy"],
         macro_f1=scores["macro_f1"],
-        macro_f1_interval=bootstrap_interval(counts, statistics.macro_f1),
+        macro_f1_interval=intervals["macro_f1"],
         left_drop=scores["uar"] - without_left,
         right_drop=scores["uar"] - without_right if cell.right else float("nan"),
         folds=len(folds),
         seeds=len(seeds),
         utterances=len(tested),
     )
-
-
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file under a temporary name and rename it: readers see the old or the new one, never half of it.
-
-    Raises:
-        StorageError: the disk is full or cannot be written.
-    """
-    data = content.encode() if isinstance(content, str) else content
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False) as handle:
-            temporary = handle.name
-            handle.write(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise StorageError(
-            f"{path} cannot be written: {error.strerror or error}. Whatever was finished is kept; free disk space or choose"
-            " another folder with --runs-dir, and run the same command again to go on."
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -208,7 +186,7 @@ class RunFolder:
         # Heads already in other parts keep their file: a name is the key and the first (fold, seed) of the part.
         first = job.tasks[0]
         name = f"{job.key[:20]}-{_plain(first.fold)}-{first.seed}.npz"
-        write_atomically(self.path / "parts" / name, content.getvalue())
+        write_atomically(self.path / "parts" / name, content.getvalue(), option=_OPTION)
 
     def load(self, job: Job) -> list[HeadRecord]:
         """Heads of a job that are finished, in the order of its tasks; damaged parts count as not there."""
@@ -235,7 +213,7 @@ class RunFolder:
     def write_results(self, records: Sequence[HeadRecord]) -> None:
         """Write ``results.jsonl`` from all heads of the run."""
         lines = [json.dumps(record.row, sort_keys=True) for record in records]
-        write_atomically(self.path / "results.jsonl", "\n".join(lines) + "\n")
+        write_atomically(self.path / "results.jsonl", "\n".join(lines) + "\n", option=_OPTION)
 
     def write_predictions(
         self,
@@ -261,7 +239,7 @@ class RunFolder:
             frames.append(pd.DataFrame(columns))
         content = io.BytesIO()
         pd.concat(frames, ignore_index=True).to_parquet(content, index=False)
-        write_atomically(self.path / "predictions.parquet", content.getvalue())
+        write_atomically(self.path / "predictions.parquet", content.getvalue(), option=_OPTION)
 
     def write_heads(self, result: CellResult) -> None:
         """Write the parameters and scalers of trained heads, one safetensors file per fold and seed."""
@@ -277,7 +255,7 @@ class RunFolder:
                 filter(None, (cell.left, cell.right, cell.fusion, _plain(head.task.fold), str(head.task.seed)))
             )
             metadata = {"row": json.dumps(_row(result.job, head), sort_keys=True)}
-            write_atomically(self.path / "heads" / f"{name}.safetensors", save(tensors, metadata))
+            write_atomically(self.path / "heads" / f"{name}.safetensors", save(tensors, metadata), option=_OPTION)
 
 
 def _plain(name: str) -> str:
@@ -309,9 +287,7 @@ def _row(job: Job, head: HeadResult) -> dict[str, Any]:
         "train_utterances": len(head.task.train),
         "validation_utterances": len(head.task.validation),
         "test_utterances": len(head.task.test),
-        "metrics": {
-            name: statistics.score(counts, getattr(statistics, name)) for name in ("uar", "accuracy", "macro_f1")
-        },
+        "metrics": {name: score(counts, metric) for name, metric in METRICS.items()},
         "best_epoch": head.best_epoch,
         "curves": {name: [_number(value) for value in values] for name, values in head.curves.items()},
         "diagnostics": {name: _number(value) for name, value in head.diagnostics.items()},

@@ -17,18 +17,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "Interval",
-    "accuracy",
-    "bootstrap_interval",
-    "macro_f1",
-    "score",
-    "speaker_confusions",
-    "uar",
-]
+from pipelines.training.metrics import accuracy_of, macro_f1_of, uar_of
+
+__all__ = ["METRICS", "Interval", "Metric", "bootstrap_interval", "score", "speaker_confusions"]
 
 Metric = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """Confusion matrices [..., C, C] to scores [...]."""
+
+METRICS: dict[str, Metric] = {"uar": uar_of, "accuracy": accuracy_of, "macro_f1": macro_f1_of}
+"""The scores of every table; see ``training.metrics`` for what counts when a class is absent."""
 
 
 @dataclass(frozen=True)
@@ -44,37 +41,6 @@ class Interval:
     low: float
     high: float
     level: float
-
-
-def uar(confusion: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Unweighted average recall [...] of confusion matrices [..., C, C].
-
-    The mean of the recalls of the classes that occur; a class without a true utterance has no recall and is left out.
-    """
-    support = confusion.sum(axis=-1)
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    recall = np.divide(hits, support, out=np.zeros_like(hits, dtype=np.float64), where=support > 0)
-    present = (support > 0).sum(axis=-1)
-    return np.asarray(recall.sum(axis=-1) / np.maximum(present, 1), dtype=np.float64)
-
-
-def accuracy(confusion: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Accuracy [...] (also called weighted accuracy, WA) of confusion matrices [..., C, C]."""
-    hits = np.trace(confusion, axis1=-2, axis2=-1)
-    return np.asarray(hits / np.maximum(confusion.sum(axis=(-2, -1)), 1), dtype=np.float64)
-
-
-def macro_f1(confusion: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Macro-averaged F1 [...] of confusion matrices [..., C, C].
-
-    F1 = 2 hits / (support + predicted), averaged over the classes that occur among true or predicted labels, as scikit-learn's
-    ``f1_score(average="macro", zero_division=0)`` does.
-    """
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    total = confusion.sum(axis=-1) + confusion.sum(axis=-2)
-    f1 = np.divide(2 * hits, total, out=np.zeros_like(hits, dtype=np.float64), where=total > 0)
-    present = (total > 0).sum(axis=-1)
-    return np.asarray(f1.sum(axis=-1) / np.maximum(present, 1), dtype=np.float64)
 
 
 def speaker_confusions(
@@ -103,7 +69,7 @@ def score(confusions: NDArray[np.float64], metric: Metric) -> float:
 
     Args:
         confusions: float64 [K, S, C, C], by speaker and seed.
-        metric: :func:`uar`, :func:`accuracy` or :func:`macro_f1`.
+        metric: one of :data:`METRICS`.
     """
     return float(metric(confusions.sum(axis=0)).mean())
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines.evaluation.results import CellScore, write_atomically
+from pipelines.evaluation.results import CellScore
+from pipelines.files import write_atomically
 from pipelines.studies.pairs import Comparison
 
 __all__ = ["Block", "Entry", "Table", "build_table", "to_csv", "to_latex", "to_markdown", "write_table"]
@@ -21,7 +23,7 @@ __all__ = ["Block", "Entry", "Table", "build_table", "to_csv", "to_latex", "to_m
 ALONE = "alone"
 
 _LEGEND = (
-    "Cells: UAR [95 % interval]; accuracy, macro-F1; UAR points lost when the left | the right input is shuffled among the test"
+    "Cells: UAR [95 % interval]; accuracy, macro-F1; UAR points lost when the left / the right input is shuffled among the test"
     " utterances (a fusion that loses nothing does not use that input). * best UAR."
 )
 
@@ -109,10 +111,11 @@ def _entry(score: CellScore | None, best: float) -> Entry:
     if score is None:
         return Entry()
     interval = score.uar_interval
+    bounds = "–" if math.isnan(interval.low) else f"{100 * interval.low:.1f}, {100 * interval.high:.1f}"
     return Entry(
-        uar=f"{100 * score.uar:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]",
+        uar=f"{100 * score.uar:.1f} [{bounds}]",
         others=f"acc {100 * score.accuracy:.1f} · F1 {100 * score.macro_f1:.1f}",
-        drops=f"−{100 * score.left_drop:.1f} | −{100 * score.right_drop:.1f}".replace("−-", "+") if score.right else "",
+        drops=f"−{100 * score.left_drop:.1f} / −{100 * score.right_drop:.1f}".replace("−-", "+") if score.right else "",
         best=score.uar == best,
     )
 
@@ -154,7 +157,7 @@ def _markdown(entry: Entry) -> str:
 
 _LATEX: Mapping[str, str] = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "·": r"$\cdot$", "×": r"$\times$", "−": "$-$", "|": r"$\mid$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "·": r"$\cdot$", "×": r"$\times$", "−": "$-$",
 }  # fmt: skip
 
 
@@ -195,4 +198,4 @@ def write_table(table: Table, run_dir: Path) -> None:
         StorageError: the disk is full or cannot be written.
     """
     for suffix, content in (("csv", to_csv(table)), ("md", to_markdown(table)), ("tex", to_latex(table))):
-        write_atomically(run_dir / f"table.{suffix}", content)
+        write_atomically(run_dir / f"table.{suffix}", content, option="--runs-dir")

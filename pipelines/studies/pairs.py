@@ -21,7 +21,8 @@ from pipelines.corpora.cards import card_names, read_card
 from pipelines.corpora.manifest import Manifest
 from pipelines.corpora.protocols import Split, make_split
 from pipelines.errors import ConfigError, StorageError
-from pipelines.evaluation.results import CellScore, HeadRecord, RunFolder, score_cell, write_atomically
+from pipelines.evaluation.results import CellScore, HeadRecord, RunFolder, score_cell
+from pipelines.files import TEMPORARY_PREFIX, write_atomically
 from pipelines.training.data import Dataset, default_classes, load_dataset
 from pipelines.training.grid import Cell, code_digest, make_job, run_jobs
 from pipelines.training.trainer import TrainConfig
@@ -138,7 +139,9 @@ def compare_cells(
     train = replace(config.train, selection=config.selection or _default_selection(split))
     run = RunFolder(run_dir)
     with _lock(run_dir):
-        write_atomically(run_dir / "config.json", _config_json(dataset, split, cells, config, train))
+        write_atomically(
+            run_dir / "config.json", _config_json(dataset, split, cells, config, train), option="--runs-dir"
+        )
         jobs = [make_job(dataset, split, cell, seeds=range(config.seeds), config=train) for cell in cells]
         total = sum(len(job.tasks) for job in jobs)
         missing = []
@@ -200,7 +203,7 @@ def _lock(run_dir: Path) -> Iterator[None]:
             raise StorageError(
                 f"Another process is working on {run_dir}. Wait for it, or choose another name with --run."
             ) from None
-        for leftover in run_dir.rglob(".writing-*"):  # of writes that were killed between file and rename
+        for leftover in run_dir.rglob(f"{TEMPORARY_PREFIX}*"):  # of writes that were killed between file and rename
             leftover.unlink(missing_ok=True)
         yield
 
@@ -212,7 +215,7 @@ def _config_json(
         "hyfuse": pipelines.__version__,
         "code_digest": code_digest(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("torch", "numpy", "scikit-learn", "geoopt", "zarr")},
+        "versions": {name: version(name) for name in ("torch", "numpy", "zarr")},
         "corpus": dataset.corpus,
         "manifest_digest": dataset.manifest_digest,
         "classes": list(dataset.classes),

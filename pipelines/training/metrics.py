@@ -5,6 +5,7 @@ Conventions:
 * ``labels`` and ``predictions`` are integers in 0..C-1, [..., N]; leading dimensions (heads, bootstrap draws)
   are kept, so labels [N] give a result of shape [] and labels [H, N] one of shape [H]. Labels broadcast
   against predictions.
+* Every metric also exists as a function of confusion matrices [..., C, C], true classes in rows (``uar_of`` …).
 * A negative label marks a row that does not count: it lets vectors of different lengths share one array.
 * **A class that is absent from the labels** has no recall: it is left out of the mean of recalls (UAR), as in
   scikit-learn's ``balanced_accuracy_score``. Macro-F1 averages over the classes that occur among labels *or*
@@ -24,10 +25,13 @@ from pipelines.errors import ConfigError
 
 __all__ = [
     "accuracy",
+    "accuracy_of",
     "confusion_matrix",
     "expected_calibration_error",
     "macro_f1",
+    "macro_f1_of",
     "recall_per_class",
+    "uar_of",
     "unweighted_average_recall",
 ]
 
@@ -77,8 +81,7 @@ def recall_per_class(labels: Integers, predictions: Integers, num_classes: int) 
     Returns:
         [..., C], NaN for a class without rows.
     """
-    confusion = confusion_matrix(labels, predictions, num_classes)
-    return _ratio(np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(axis=-1))
+    return _recalls(confusion_matrix(labels, predictions, num_classes))
 
 
 def unweighted_average_recall(labels: Integers, predictions: Integers, num_classes: int) -> Floats:
@@ -92,7 +95,7 @@ def unweighted_average_recall(labels: Integers, predictions: Integers, num_class
     Returns:
         [...], in [0, 1].
     """
-    return _mean_of_present(recall_per_class(labels, predictions, num_classes))
+    return uar_of(confusion_matrix(labels, predictions, num_classes))
 
 
 def accuracy(labels: Integers, predictions: Integers, num_classes: int) -> Floats:
@@ -106,8 +109,7 @@ def accuracy(labels: Integers, predictions: Integers, num_classes: int) -> Float
     Returns:
         [...], in [0, 1].
     """
-    confusion = confusion_matrix(labels, predictions, num_classes)
-    return _ratio(np.trace(confusion, axis1=-2, axis2=-1), confusion.sum(axis=(-2, -1)))
+    return accuracy_of(confusion_matrix(labels, predictions, num_classes))
 
 
 def macro_f1(labels: Integers, predictions: Integers, num_classes: int) -> Floats:
@@ -122,7 +124,21 @@ def macro_f1(labels: Integers, predictions: Integers, num_classes: int) -> Float
     Returns:
         [...], in [0, 1].
     """
-    confusion = confusion_matrix(labels, predictions, num_classes)
+    return macro_f1_of(confusion_matrix(labels, predictions, num_classes))
+
+
+def uar_of(confusion: NDArray[Any]) -> Floats:
+    """:func:`unweighted_average_recall` [...] of confusion matrices [..., C, C]."""
+    return _mean_of_present(_recalls(confusion))
+
+
+def accuracy_of(confusion: NDArray[Any]) -> Floats:
+    """:func:`accuracy` [...] of confusion matrices [..., C, C]."""
+    return _ratio(np.trace(confusion, axis1=-2, axis2=-1), confusion.sum(axis=(-2, -1)))
+
+
+def macro_f1_of(confusion: NDArray[Any]) -> Floats:
+    """:func:`macro_f1` [...] of confusion matrices [..., C, C]."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     return _mean_of_present(_ratio(2 * hits, confusion.sum(axis=-1) + confusion.sum(axis=-2)))
 
@@ -154,6 +170,10 @@ def expected_calibration_error(labels: Integers, probabilities: NDArray[Any], *,
     offset = np.arange(vectors, dtype=np.int64).reshape(*lead, 1) * num_bins
     sums = np.bincount((offset + position)[counted], weights=gap[counted], minlength=vectors * num_bins)
     return _ratio(np.abs(sums).reshape(*lead, num_bins).sum(axis=-1), counted.sum(axis=-1))
+
+
+def _recalls(confusion: NDArray[Any]) -> Floats:
+    return _ratio(np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(axis=-1))
 
 
 def _ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> Floats:

@@ -209,7 +209,7 @@ def test_a_full_disk_while_extracting(hyfuse: Runner, corpus: Path, monkeypatch:
 def test_a_full_disk_while_training_keeps_what_was_finished(
     hyfuse: Runner, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import pipelines.evaluation.results as results
+    import pipelines.files as files
 
     _extract(hyfuse, corpus)
     options = ("train", "--single", "xvector-tiny", "--protocol", "speaker-3fold", "--seeds", 1, "--epochs", 1)
@@ -218,7 +218,7 @@ def test_a_full_disk_while_training_keeps_what_was_finished(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(results.os, "replace", full)
+        patch.setattr(files.os, "replace", full)
         done = hyfuse(*options)
     assert done.status == 2
     assert "No space left on device" in done.err

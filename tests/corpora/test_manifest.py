@@ -139,7 +139,7 @@ def test_digest_is_pinned() -> None:
 def test_round_trip_through_csv(tmp_path: Path) -> None:
     write_manifest(_manifest(), tmp_path / "toy.csv")
     again = read_manifest(tmp_path / "toy.csv")
-    pd.testing.assert_frame_equal(again.table, _manifest().table)
+    pd.testing.assert_frame_equal(again.table, _manifest().table, check_exact=True)
     assert again.digest == _manifest().digest
     assert again.corpus == "toy"
     assert again.root == tmp_path
@@ -178,6 +178,7 @@ def test_line_ends_and_byte_order_mark_do_not_matter(tmp_path: Path, end: str) -
     HEADER + "\na,a.wav,s1,Happy\n\n",
     "utterance_id, path, speaker, emotion\n a , a.wav, s1, Happy \n",
     '"utterance_id","path","speaker","emotion"\n"a","a.wav","s1","Happy"\n',
+    'utterance_id, path, speaker, emotion\n"a", "a.wav", "s1", "Happy"\n',
     "emotion,speaker,path,utterance_id\nHappy,s1,a.wav,a\n",
     HEADER + "a,a.wav,s1,Happy,\n",
     HEADER + "a,a.wav,s1,Happy",
@@ -322,7 +323,7 @@ def test_a_full_disk_leaves_the_old_manifest(tmp_path: Path, monkeypatch: pytest
         self.touch()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(StorageError, match=r"toy\.csv cannot be written: No space left on device.*--cache-dir"):
         write_manifest(_manifest(), path)
     assert path.read_bytes() == before

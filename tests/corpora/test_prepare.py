@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 import soundfile
 
-from pipelines.corpora import prepare as module
 from pipelines.corpora import recordings
 from pipelines.corpora.cards import read_card
 from pipelines.corpora.layouts import Finding
@@ -782,10 +781,14 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(StorageError, match=r"cannot be written: .*--cache-dir"):
         remember(prepared, tmp_path / "file")
 
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+    rename = os.replace
 
-    monkeypatch.setattr(module.json, "dump", full)
+    def full(source: Path, target: Path) -> None:
+        if target.name == "corpus.json":
+            raise OSError(28, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(StorageError, match=r"corpus\.json cannot be written: No space left on device"):
         remember(prepared, tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache" / "emodb").iterdir()] == [

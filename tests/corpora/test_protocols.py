@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
+from pipelines.corpora import protocols
 from pipelines.corpora.cards import read_card
 from pipelines.corpora.protocols import LOSO_LIMIT, Fold, Split, make_split
 from pipelines.errors import ProtocolError, UnknownNameError
@@ -223,6 +224,32 @@ def test_validation_has_as_many_classes_as_its_candidates_allow() -> None:
     (fold,) = split.folds
     _assert_sound(corpus, split, every_row_tested=False)
     assert _what(corpus, fold.validation) == {"a", "b", "c"}
+
+
+def test_validation_is_the_best_of_its_candidates() -> None:
+    """No class lost to training comes first, then few classes missing from validation."""
+    decided = 0
+    for seed in range(60):
+        corpus = _random_corpus(seed)
+        who, what = np.array(corpus.speakers, dtype=object), np.array(corpus.labels, dtype=object)
+        test = who == who[0]
+        try:
+            (fold,) = corpus.split("fixed", test_speakers={"fixed": [[who[0]]]}).folds
+        except ProtocolError:
+            continue
+        who, what = who[~test], what[~test]
+        ranks = []
+        for chosen in protocols._deal_groups(who, what, min(4, len(set(who)))):
+            if chosen.any():
+                ranks.append((len(set(what) - set(what[~chosen])), len(set(what) - set(what[chosen]))))
+        everything = set(what)
+        found = (
+            len(everything - _what(corpus, fold.train)),
+            len(everything - _what(corpus, fold.validation)),
+        )
+        assert found == min(ranks)
+        decided += len(set(ranks)) > 1
+    assert decided > 10
 
 
 def test_validation_never_takes_a_class_away_from_training_if_it_can_be_helped() -> None:

@@ -120,7 +120,7 @@ def test_initialise_keeps_the_variance_and_the_weight_norm_consistent() -> None:
     with pytest.warns(FutureWarning):
         normed = torch.nn.utils.weight_norm(nn.Conv1d(4, 6, 3))
     initialise(normed)
-    kernel = normed.weight_v.clone()
+    kernel = normed.get_parameter("weight_v").clone()
     assert float(kernel.std()) > 0.2
     normed(torch.randn(1, 4, 9))
     assert relative_error(normed.weight, kernel) <= TOLERANCE

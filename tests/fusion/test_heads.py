@@ -149,3 +149,14 @@ def test_dropout_acts_in_training_only(name: str) -> None:
         head = build_head(name, **shape, **{option: 0.5})  # type: ignore[arg-type]
         assert not torch.allclose(head(*streams), plain(*streams))
         assert torch.equal(head.eval()(*streams), plain(*streams))
+
+
+def test_hyperbolic_lift_keeps_its_bits_in_a_large_stack() -> None:
+    """The sigmoid of 63 radii would round the first 32 with vector code and the rest with scalar code."""
+    head = HyperbolicHead(left_dim=8, right_dim=8, num_classes=2, head_seeds=range(63), hidden_dim=16)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        radius = torch.randn(63, 1, 1, generator=generator) * 3
+        stream = torch.randn(63, 32, 16, generator=generator)
+        turned = head.lift(stream.flip(0), radius.flip(0)).flip(0)
+        assert torch.equal(head.lift(stream, radius), turned)

@@ -135,6 +135,12 @@ def test_nothing_left_out(tmp_path: Path) -> None:
     assert _load(tmp_path, manifest).left_out == {}
 
 
+def test_failures_among_what_is_left_out_anyway_are_not_mentioned(tmp_path: Path) -> None:
+    manifest = _manifest()
+    _store(tmp_path, manifest, failed={2})
+    assert _load(tmp_path, manifest).left_out == {"no label among the classes": 2}
+
+
 def test_a_class_of_which_every_utterance_failed(tmp_path: Path) -> None:
     manifest = _manifest()
     _store(tmp_path, manifest, failed={4, 0})

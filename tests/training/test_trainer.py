@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pipelines.errors import ConfigError, DeviceError, ProtocolError, StoreError, UnknownNameError
 from pipelines.fusion.catalogue import FUSIONS, SINGLE, build_head
+from pipelines.fusion.concat import ConcatHead
 from pipelines.fusion.stacked import head_generators
 from pipelines.training.metrics import unweighted_average_recall
 from pipelines.training.trainer import (
@@ -108,6 +109,29 @@ def test_bits_do_not_depend_on_the_stack(fusion: str, batch_size: int) -> None:
         assert_same(ours, expected)
 
 
+def test_training_runs_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More threads may split a product along the summed dimension; the setting is put back, also after an error."""
+    seen = set()
+    forward = ConcatHead.forward
+
+    def watched(self: ConcatHead, left: Tensor, right: Tensor, **record: Any) -> Tensor:
+        seen.add(torch.get_num_threads())
+        return forward(self, left, right, **record)
+
+    monkeypatch.setattr(ConcatHead, "forward", watched)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        train(make_tasks(1, 1))
+        assert torch.get_num_threads() == 2
+        with pytest.raises(ConfigError, match="diverged"):
+            train(make_tasks(1, 1), config=TrainConfig(learning_rate=1e30, clip_norm=0.0))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert seen == {1}
+
+
 def test_the_width_of_real_embeddings_keeps_bits_too() -> None:
     """Wide inputs take other matrix kernels; odd numbers of classes other tails."""
     rng = np.random.default_rng(0)
@@ -171,7 +195,7 @@ def test_equals_a_plain_loop(class_weights: str, batch_size: int) -> None:
     config = TrainConfig(
         epochs=5,
         input_dropout=0.0,
-        clip_norm=0.8,
+        clip_norm=1.2,
         weight_decay=0.1,
         selection="last",
         class_weights=class_weights,

@@ -1,0 +1,41 @@
+"""Small files written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from pipelines.errors import StorageError
+
+__all__ = ["TEMPORARY_PREFIX", "write_atomically"]
+
+TEMPORARY_PREFIX = ".writing-"
+"""What the names of unfinished files begin with; a killed process may leave one, to be removed by the next."""
+
+
+def write_atomically(path: Path, content: bytes | str, *, option: str) -> None:
+    """Write a file under a temporary name and rename it: readers see the old or the new one, never half of it.
+
+    Args:
+        path: the file; its folder is made if need be.
+        content: bytes, or text to be written as UTF-8.
+        option: the command-line option that chooses the folder, for the message.
+
+    Raises:
+        StorageError: the disk is full or cannot be written.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    # Not by tempfile: its files are for their owner's eyes only, and caches are shared.
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise StorageError(
+            f"{path} cannot be written: {error.strerror or error}. Whatever was finished is kept; free disk space or choose"
+            f" another folder with {option}, and run the same command again."
+        ) from error
