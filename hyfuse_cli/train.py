@@ -94,7 +94,7 @@ def train(
         batch_size=batch_size,
         learning_rate=learning_rate,
     )
-    run_dir = run_folder(runs_dir, run, f"{manifest.corpus}-{title}")
+    run_dir = run_folder(runs_dir, run, "-".join(filter(None, (manifest.corpus, title, order, protocol))))
     comparison = run_comparison(
         manifest, cells, config, cache_dir=cache_dir, run_dir=run_dir, workers=workers, device=device, save_heads=True
     )

@@ -15,7 +15,9 @@ import contextlib
 import hashlib
 import http.client
 import os
+import socket
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -239,10 +241,28 @@ def _hub_file(spec: EncoderSpec, name: str, *, weights_dir: Path | None, progres
     cached = try_to_load_from_cache(spec.repository, name, revision=revision)
     if isinstance(cached, str):
         return Path(cached)
+    if reason := _unreachable_hub():
+        raise _missing(spec, [name], weights_dir, reason) from ConnectionError(reason)
     try:
         return Path(hf_hub_download(spec.repository, name, revision=revision, tqdm_class=_tqdm_class(name, progress)))
     except Exception as error:  # hub, network and disk errors have no common base; each means the file is not here
         raise _missing(spec, [name], weights_dir, _reason(error)) from error
+
+
+def _unreachable_hub() -> str:
+    """Why the Hub cannot be reached, as far as that is known at once; the Hub's own client retries for half a minute."""
+    from huggingface_hub import constants
+
+    host = urllib.parse.urlsplit(constants.ENDPOINT).hostname or ""
+    if constants.is_offline_mode():
+        return "HF_HUB_OFFLINE is set"
+    if urllib.request.getproxies():
+        return ""  # names are resolved by the proxy
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError as error:
+        return f"no network: {host} is not found ({error.strerror or error})"
+    return ""
 
 
 def _reason(error: BaseException) -> str:

@@ -64,6 +64,12 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HYFUSE_WEIGHTS", raising=False)
 
 
+@pytest.fixture
+def reachable_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if there were a network; what is asked of the Hub is the test's business."""
+    monkeypatch.setattr("pipelines.encoders.weights._unreachable_hub", lambda: "")
+
+
 def _put(path: Path, content: bytes = CONTENT) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
@@ -219,6 +225,7 @@ def test_checkpoint_offline_names_every_file(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ downloads from the Hub
 
 
+@pytest.mark.usefixtures("reachable_hub")
 def test_hub_download_reports_progress(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -239,6 +246,7 @@ def test_hub_download_reports_progress(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.usefixtures("reachable_hub")
 def test_hub_download_of_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
@@ -248,6 +256,7 @@ def test_hub_download_of_something_else(tmp_path: Path, monkeypatch: pytest.Monk
         find_file(spec, spec.files[0])
 
 
+@pytest.mark.usefixtures("reachable_hub")
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left"), ValueError(""), RuntimeError("first line.\nsecond line")]
 )
@@ -570,3 +579,26 @@ def test_random_weights_belong_to_the_name_alone() -> None:
     assert torch.equal(torch.randn(3), expected)  # and what comes after does not notice
     with random_initialisation(_spec(name="other")):
         assert not torch.equal(torch.randn(5), first)
+
+
+def test_without_a_network_the_hub_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Hub's client retries for half a minute and writes a line each time; a name that is not found says enough."""
+    import socket
+
+    import huggingface_hub
+
+    from pipelines.encoders import weights as module
+    from pipelines.encoders.catalogue import encoder_spec
+
+    def nobody(*_: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(module.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(socket, "getaddrinfo", nobody)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: pytest.fail("the Hub was asked"))
+    monkeypatch.delenv("HYFUSE_WEIGHTS", raising=False)
+    with pytest.raises(
+        WeightsError, match=r"could not be downloaded \(no network: huggingface\.co is not found \(Name or"
+    ):
+        find_checkpoint(encoder_spec("wavlm"))
