@@ -64,11 +64,12 @@ def main() -> None:
 
         console.error(str(mistake))
         sys.exit(2)
-    except KeyboardInterrupt:
-        from hyfuse_cli import console
+    except SystemExit as ended:  # typer has turned Ctrl-C into this
+        if ended.code == 130:
+            from hyfuse_cli import console
 
-        console.say("\nInterrupted. Whatever was finished is kept; the same command goes on from there.")
-        sys.exit(130)
+            console.say("Interrupted. Whatever was finished is kept; the same command goes on from there.")
+        raise
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

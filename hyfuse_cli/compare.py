@@ -189,9 +189,8 @@ def compare(
     chosen = pair_up(families, pairs)
     if not chosen:
         listed = ", ".join(f"{name} ({family})" for name, family in families.items())
-        raise ConfigError(
-            f"There is no {pairs} pair among {listed}. Extract a model of the other family, or choose another --pairs."
-        )
+        missing = "a second model of one family" if pairs == "homogeneous" else "a model of the other family"
+        raise ConfigError(f"There is no {pairs} pair among {listed}. Extract {missing}, or choose another --pairs.")
     cells = make_cells(chosen, [name for name in re.split(r"[\s,]+", fusions) if name], names)
     config = make_config(
         protocol=protocol,

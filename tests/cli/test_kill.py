@@ -126,3 +126,18 @@ def test_a_killed_comparison_ends_with_the_same_table(tmp_path: Path) -> None:
     }
     assert {name: found.get(name) for name in summaries} == {name: expected[name] for name in summaries}
     assert not [name for name in found if ".writing-" in name]
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "data", speakers=8, takes=25)
+    # The full size takes long enough to be interrupted on any machine.
+    process = _start(("extract", "--model", "soundstream", "--corpus", corpus, "--weights", "random"), tmp_path)
+    while process.poll() is None and not list((tmp_path / "cache").glob("my/soundstream/clean.zarr")):
+        time.sleep(0.01)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err.decode()
+    assert "Interrupted. Whatever was finished is kept; the same command goes on from there." in err.decode()
+    assert "Traceback" not in err.decode()

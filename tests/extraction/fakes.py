@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from pipelines.corpora.manifest import Manifest, manifest_from_rows
 from pipelines.encoders.base import Encoder, PaddedRepresentation
 from pipelines.encoders.catalogue import EncoderSpec
 from pipelines.encoders.weights import WeightsInfo
+from pipelines.extraction import worker
 from pipelines.extraction.engines.local import extract_corpus
 
 __all__ = ["HOP", "RATE", "FakeEncoder", "make_corpus", "recall_corpus", "sine"]
@@ -116,6 +118,7 @@ def recall_corpus(root: Path, *, count: int) -> Manifest:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    worker.plan_batches = functools.partial(worker.plan_batches, max_padding=1.0)  # one batch per block
     extract_corpus(
         recall_corpus(Path(sys.argv[2]), count=int(sys.argv[3])),
         FakeEncoder(sleep_s=float(sys.argv[4])),

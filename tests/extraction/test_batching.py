@@ -37,7 +37,19 @@ def test_no_batch_could_have_taken_the_next_utterance() -> None:
     for lengths in _cases():
         batches = plan_batches(lengths, max_padded_samples=1000, max_batch=8)
         for batch in batches[:-1]:
-            assert len(batch) == 8 or lengths[batch[0]] * (len(batch) + 1) > 1000
+            following = lengths[batches[batches.index(batch) + 1][0]]
+            full = len(batch) == 8 or lengths[batch[0]] * (len(batch) + 1) > 1000
+            assert full or following < 0.9 * lengths[batch[0]]
+
+
+def test_no_utterance_is_padded_by_more_than_a_tenth() -> None:
+    for lengths in _cases():
+        for batch in plan_batches(lengths, max_padded_samples=1000):
+            assert min(lengths[position] for position in batch) >= 0.9 * max(lengths[position] for position in batch)
+
+
+def test_padding_may_be_unlimited() -> None:
+    assert plan_batches([10, 200, 20], max_padded_samples=1000, max_padding=1.0) == [[1, 2, 0]]
 
 
 def test_depends_on_lengths_alone() -> None:
@@ -56,7 +68,7 @@ def test_equal_lengths_keep_manifest_order() -> None:
 
 
 def test_longer_than_the_cap_goes_alone() -> None:
-    assert plan_batches([10, 200, 20], max_padded_samples=100) == [[1], [2, 0]]
+    assert plan_batches([19, 200, 20], max_padded_samples=100) == [[1], [2, 0]]
 
 
 def test_nothing() -> None:
