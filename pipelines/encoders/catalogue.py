@@ -356,11 +356,16 @@ def load_encoder(
         torch.backends.cudnn.allow_tf32 = False  # 10 bits of mantissa would break the promise of base.py
     module_name, class_name = spec.factory.split(":")
     factory = getattr(import_module(module_name), class_name)
-    encoder: Encoder = factory.build(
-        spec=spec,
-        weights_kind=weights,
-        device=torch.device(device),
-        weights_dir=weights_dir,
-        progress=progress,
-    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # weights are laid out for the number of threads, and another layout rounds differently
+    try:
+        encoder: Encoder = factory.build(
+            spec=spec,
+            weights_kind=weights,
+            device=torch.device(device),
+            weights_dir=weights_dir,
+            progress=progress,
+        )
+    finally:
+        torch.set_num_threads(threads)
     return encoder

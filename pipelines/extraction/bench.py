@@ -22,7 +22,7 @@ from pipelines.corpora.manifest import Manifest, manifest_from_rows
 from pipelines.encoders.base import Encoder
 from pipelines.extraction.batching import plan_batches
 from pipelines.extraction.engines.local import extract_corpus
-from pipelines.extraction.worker import BATCH_S
+from pipelines.extraction.worker import BATCH_S, run_batches
 
 __all__ = ["bench_extract"]
 
@@ -46,15 +46,18 @@ def _synthetic_corpus(root: Path, audio_s: float) -> Manifest:
     return manifest_from_rows("bench", rows, root=root)
 
 
-@torch.inference_mode()
 def _forward_s(encoder: Encoder, waveforms: list[torch.Tensor], batches: list[list[int]]) -> float:
     """Seconds of the forward passes alone."""
+
+    def compute(batch: list[int]) -> None:
+        for _ in encoder.encode_padded([waveforms[position] for position in batch]):
+            pass
+
     if encoder.device.type == "cuda":
         torch.cuda.synchronize()
     started = time.perf_counter()
-    for batch in batches:
-        for _ in encoder.encode_padded([waveforms[position] for position in batch]):
-            pass
+    for _ in run_batches(encoder, batches, compute):
+        pass
     if encoder.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started
@@ -78,7 +81,7 @@ def bench_extract(encoder: Encoder, *, audio_s: float) -> dict[str, Any]:
         rate_hz = encoder.spec.sample_rate_hz
         waveforms = [torch.from_numpy(decode(path, rate_hz).samples) for path in manifest.audio_paths()]
         lengths = [len(waveform) for waveform in waveforms]
-        batches = plan_batches(lengths, max_padded_samples=int(BATCH_S * rate_hz))
+        batches = plan_batches(lengths, max_padded_samples=int(BATCH_S[encoder.device.type] * rate_hz))
         padded = sum(max(lengths[position] for position in batch) * len(batch) for batch in batches)
         total_s = sum(lengths) / rate_hz
         _forward_s(encoder, waveforms, batches)  # warm-up: first touches of memory cost more than the arithmetic

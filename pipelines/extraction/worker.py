@@ -3,12 +3,16 @@
 A recording that cannot be used fails alone, with its reason; the others of its block go on. Longer recordings than
 ``LONGEST_S`` fail as well rather than being cut: attention over minutes of audio needs memory in proportion to the square of
 its length.
+
+On a CPU every batch is computed by one thread, and several threads take batches side by side. A matrix product that is split
+among threads rounds differently with their number; a batch on one thread does not, so the store is the same on one core and on
+many. It is no slower: small products gain little from being split.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +26,13 @@ from pipelines.extraction.batching import plan_batches
 from pipelines.extraction.pooling import pool_frames
 from pipelines.store.embeddings import BlockResult
 
-__all__ = ["BATCH_S", "LONGEST_S", "DecodedClip", "decode_clips", "encode_block"]
+__all__ = ["BATCH_S", "LONGEST_S", "DecodedClip", "decode_clips", "encode_block", "run_batches"]
 
 LONGEST_S = 120.0
 """Longest recording, in seconds, that is encoded in one piece."""
 
-BATCH_S = 64.0
-"""Seconds of audio per batch, padding included."""
+BATCH_S = {"cpu": 16.0, "cuda": 64.0}
+"""Seconds of audio per batch, padding included, by kind of device. On a CPU as many batches as cores are in memory."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,34 @@ def decode_clips(paths: Sequence[Path], rate_hz: int, pool: Executor) -> list[De
     return list(pool.map(lambda path: _decode_clip(path, rate_hz), paths))
 
 
-@torch.inference_mode()
+def run_batches(
+    encoder: Encoder, batches: Sequence[list[int]], compute: Callable[[list[int]], None]
+) -> Iterator[list[int]]:
+    """Compute batches, on a CPU one per thread and several at a time; yield each when it is done, in the order given.
+
+    Args:
+        encoder: decides by its device.
+        batches: what to compute.
+        compute: called with every batch, in inference mode, from several threads.
+    """
+
+    def task(batch: list[int]) -> list[int]:
+        with torch.inference_mode():
+            compute(batch)
+        return batch
+
+    if encoder.device.type != "cpu":
+        yield from map(task, batches)
+        return
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield from pool.map(task, batches)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
 def encode_block(
     clips: Sequence[DecodedClip], encoder: Encoder, *, done: Callable[[int, float], None] | None = None
 ) -> BlockResult:
@@ -78,7 +109,8 @@ def encode_block(
     failure = [clip.failure for clip in clips]
     usable = [(row, clip.waveform.samples) for row, clip in enumerate(clips) if clip.waveform is not None]
     lengths = [len(samples) for _, samples in usable]
-    for batch in plan_batches(lengths, max_padded_samples=int(BATCH_S * spec.sample_rate_hz)):
+
+    def compute(batch: list[int]) -> None:
         rows = [usable[position][0] for position in batch]
         waveforms = [torch.from_numpy(usable[position][1]) for position in batch]
         for representation in encoder.encode_padded(waveforms):
@@ -87,8 +119,11 @@ def encode_block(
             mean[rows, index] = batch_mean.cpu().numpy()
             std[rows, index] = batch_std.cpu().numpy()
             num_frames[rows] = representation.num_frames.cpu().numpy()
+
+    batches = plan_batches(lengths, max_padded_samples=int(BATCH_S[encoder.device.type] * spec.sample_rate_hz))
+    for batch in run_batches(encoder, batches, compute):
         if done is not None:
-            done(len(rows), float(duration_s[rows].sum()))
+            done(len(batch), float(sum(duration_s[usable[position][0]] for position in batch)))
     for row in range(len(clips)):
         if not failure[row] and not (np.isfinite(mean[row]).all() and np.isfinite(std[row]).all()):
             failure[row] = f"The embedding by {spec.name} is not finite (NaN or infinite)."

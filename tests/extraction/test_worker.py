@@ -81,7 +81,7 @@ def test_equals_the_frames_of_encode() -> None:
 def test_batch_composition_does_not_matter(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     clips = [_clip(number) for number in range(25)]
     expected = encode_block(clips, FakeEncoder())
-    monkeypatch.setattr(worker, "BATCH_S", seconds)
+    monkeypatch.setitem(worker.BATCH_S, "cpu", seconds)
     encoder = FakeEncoder()
     result = encode_block(clips, encoder)
     if seconds == 0.01:
@@ -91,7 +91,7 @@ def test_batch_composition_does_not_matter(monkeypatch: pytest.MonkeyPatch, seco
 
 
 def test_batches_respect_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "BATCH_S", 1.0)
+    monkeypatch.setitem(worker.BATCH_S, "cpu", 1.0)
     encoder = FakeEncoder()
     encode_block([_clip(1, seconds=0.25) for _ in range(10)], encoder)
     assert encoder.batches == [4, 4, 2]
