@@ -1,14 +1,16 @@
-"""Small files written whole or not at all."""
+"""Small files written whole or not at all, and locks that die with their process."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 from pipelines.errors import StorageError
 
-__all__ = ["TEMPORARY_PREFIX", "write_atomically"]
+__all__ = ["TEMPORARY_PREFIX", "take_lock", "write_atomically"]
 
 TEMPORARY_PREFIX = ".writing-"
 """What the names of unfinished files begin with; a killed process may leave one, to be removed by the next."""
@@ -39,3 +41,34 @@ def write_atomically(path: Path, content: bytes | str, *, option: str) -> None:
             f"{path} cannot be written: {error.strerror or error}. Whatever was finished is kept; free disk space or choose"
             f" another folder with {option}, and run the same command again."
         ) from error
+
+
+def take_lock(lock: Path) -> tuple[BinaryIO, str]:
+    """Lock a file; the system lets go of the lock when the handle is closed or the process ends, however it ends.
+
+    Args:
+        lock: the lock file; made if need be.
+
+    Returns:
+        The handle, to be closed by the caller, and an empty text; or, where another process holds the lock, what that one wrote
+        into it: its process id, or ``unknown``.
+
+    Raises:
+        OSError: the file cannot be opened or the file system knows no locks.
+    """
+    handle = lock.open("a+b", buffering=0)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # A removal takes the lock file with it: whoever locked the file of before has locked nothing.
+        held = lock.exists() and os.path.samestat(lock.stat(), os.fstat(handle.fileno()))
+    except BlockingIOError:
+        held = False
+    except OSError:
+        handle.close()
+        raise
+    if not held:
+        handle.seek(0)
+        return handle, handle.read().decode(errors="replace").strip() or "unknown"
+    handle.truncate(0)
+    handle.write(str(os.getpid()).encode())
+    return handle, ""

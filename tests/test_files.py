@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import StorageError
-from pipelines.files import write_atomically
+from pipelines.files import take_lock, write_atomically
 
 
 def test_text_and_bytes_and_new_folders(tmp_path: Path) -> None:
@@ -45,3 +45,15 @@ def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
     with pytest.raises(StorageError, match="cannot be written"):
         write_atomically(tmp_path / "runs" / "table.csv", "x", option="--runs-dir")
+
+
+def test_a_second_taker_learns_who_holds_the_lock(tmp_path: Path) -> None:
+    handle, other = take_lock(tmp_path / "lock")
+    assert other == ""
+    second, holder = take_lock(tmp_path / "lock")
+    assert holder == str(os.getpid())
+    second.close()
+    handle.close()
+    third, other = take_lock(tmp_path / "lock")
+    assert other == ""
+    third.close()

@@ -26,7 +26,6 @@ at a time (a lock that the system releases when the process dies); reading needs
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import os
 import shutil
@@ -44,6 +43,7 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from pipelines.errors import ConfigError, ProvenanceError, StorageError, StoreError, UtteranceError, unknown_name
+from pipelines.files import take_lock
 from pipelines.store.provenance import ENVIRONMENT_FIELDS, IDENTITY_FIELDS, Provenance
 
 __all__ = [
@@ -404,25 +404,13 @@ def open_writer(
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """Hold the store's lock; the system lets go of it when the process ends, however it ends."""
-    lock = path.with_suffix(".lock")
     with _disk(path):
-        handle = lock.open("a+b", buffering=0)
+        handle, writer = take_lock(path.with_suffix(".lock"))
     with handle:
-        with _disk(path):
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # A removal takes the lock file with it: whoever locked the file of before has locked nothing.
-                held = lock.exists() and os.path.samestat(lock.stat(), os.fstat(handle.fileno()))
-            except BlockingIOError:
-                held = False
-            if not held:
-                handle.seek(0)
-                writer = handle.read().decode(errors="replace").strip() or "unknown"
-                raise StoreError(
-                    f"Another process (pid {writer}) is writing {path}. Wait for it, or stop it and run the command again."
-                )
-            handle.truncate(0)
-            handle.write(str(os.getpid()).encode())
+        if writer:
+            raise StoreError(
+                f"Another process (pid {writer}) is writing {path}. Wait for it, or stop it and run the command again."
+            )
         yield
 
 

@@ -6,7 +6,6 @@ interruption or with more seeds, computes only what is not there yet; a comparis
 
 from __future__ import annotations
 
-import fcntl
 import json
 import platform
 import time
@@ -22,7 +21,7 @@ from pipelines.corpora.manifest import Manifest
 from pipelines.corpora.protocols import Split, make_split
 from pipelines.errors import ConfigError, StorageError
 from pipelines.evaluation.results import CellScore, HeadRecord, RunFolder, score_cell
-from pipelines.files import TEMPORARY_PREFIX, write_atomically
+from pipelines.files import TEMPORARY_PREFIX, take_lock, write_atomically
 from pipelines.training.data import Dataset, default_classes, load_dataset
 from pipelines.training.grid import Cell, code_digest, make_job, run_jobs
 from pipelines.training.trainer import TrainConfig
@@ -191,18 +190,16 @@ def _lock(run_dir: Path) -> Iterator[None]:
     """One process works on a run at a time; the system lets go of the lock when the process dies."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        handle = (run_dir / ".lock").open("a")
+        handle, other = take_lock(run_dir / "run.lock")
     except OSError as error:
         raise StorageError(
             f"{run_dir} cannot be written: {error.strerror or error}. Choose another folder with --runs-dir."
         ) from error
     with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if other:
             raise StorageError(
                 f"Another process is working on {run_dir}. Wait for it, or choose another name with --run."
-            ) from None
+            )
         for leftover in run_dir.rglob(f"{TEMPORARY_PREFIX}*"):  # of writes that were killed between file and rename
             leftover.unlink(missing_ok=True)
         yield
