@@ -7,7 +7,9 @@ tensor at ``spec.sample_rate_hz`` in [-1, 1]. Utterances of a batch may have any
 batch. Batched equals alone to a relative error of 1e-5 (float32), and equals the upstream library's own one-by-one call.
 Each family module says in its docstring what breaks this in the upstream model and how it is cured.
 
-Clips below ``min_samples`` are extended with zeros on the right to that length; nothing is ever cut.
+Clips below ``min_samples`` are extended with zeros on the right to that length; nothing is ever cut. Recordings above
+``longest_s`` are encoded in overlapping windows (``windows.py``), so that memory does not grow with their length; each family
+module says in its docstring whether that changes a frame.
 
 Not done here: decoding and resampling (``pipelines.audio``), pooling over time (``pipelines.extraction``).
 """
@@ -49,15 +51,24 @@ class Encoder(ABC):
         spec: the catalogue entry.
         weights: where the parameters came from (pretrained or random, source, digest).
         device: where the model runs.
+        precision: arithmetic of the model, one of ``spec.precisions``; what is handed out is float32 in any case.
         min_samples: shortest clip the model can take; shorter ones are zero-extended to it.
+        longest_s: longest recording, in seconds, that is encoded in one piece.
+        context_s: seconds of audio on either side of a window that are encoded with it and whose frames are dropped; 0 for
+            utterance-level encoders, whose windows' embeddings are averaged by their length.
     """
 
     min_samples: int = 1
+    longest_s: float = 60.0
+    context_s: float = 2.0
 
-    def __init__(self, *, spec: EncoderSpec, weights: WeightsInfo, device: torch.device) -> None:
+    def __init__(
+        self, *, spec: EncoderSpec, weights: WeightsInfo, device: torch.device, precision: str = "float32"
+    ) -> None:
         self.spec = spec
         self.weights = weights
         self.device = device
+        self.precision = precision
 
     @abstractmethod
     def num_frames(self, num_samples: int) -> int:

@@ -76,6 +76,7 @@ class EncoderSpec:
         licence: of the weights.
         settings: architecture settings that a size changes; read by the family module.
         notes: what a user should know, shown by ``hyfuse models show``.
+        precisions: arithmetic that the class offers; its ``build`` takes ``precision`` where there is more than float32.
     """
 
     name: str
@@ -93,6 +94,7 @@ class EncoderSpec:
     licence: str
     settings: Mapping[str, object] = field(default_factory=dict)
     notes: str = ""
+    precisions: tuple[str, ...] = ("float32",)
 
     @property
     def is_tiny(self) -> bool:
@@ -327,6 +329,7 @@ def load_encoder(
     device: torch.device | str = "cpu",
     weights_dir: Path | None = None,
     progress: Progress | None = None,
+    precision: str = "float32",
 ) -> Encoder:
     """Build an encoder, frozen and in evaluation mode.
 
@@ -336,10 +339,12 @@ def load_encoder(
         device: where it runs.
         weights_dir: looked in first, before ``$HYFUSE_WEIGHTS`` and the Hub cache.
         progress: called with (file name, bytes done, bytes in all) during a download.
+        precision: ``float32``, or another of the entry's ``precisions``.
 
     Raises:
         UnknownNameError: no such encoder.
-        ConfigError: ``weights`` is neither kind, or pretrained weights are asked for a ``-tiny`` size.
+        ConfigError: ``weights`` is neither kind, pretrained weights are asked for a ``-tiny`` size, or the encoder does not
+            offer ``precision``.
         WeightsError: weights are absent, damaged, or do not fit.
     """
     spec = encoder_spec(name)
@@ -349,6 +354,12 @@ def load_encoder(
         raise ConfigError(
             f"{name!r} is a tiny size for demos and tests; it has no pretrained weights. Add `--weights random`, or use"
             f" `--model {name.removesuffix(TINY_SUFFIX)}` for the pretrained encoder."
+        )
+    if precision not in spec.precisions:
+        offering = ", ".join(other for other, entry in CATALOGUE.items() if precision in entry.precisions) or "none"
+        raise ConfigError(
+            f"{name!r} is computed in {' or '.join(spec.precisions)}, not in {precision!r}. Leave --precision out; models that"
+            f" offer it: {offering}."
         )
     import torch
 
@@ -365,6 +376,7 @@ def load_encoder(
             device=torch.device(device),
             weights_dir=weights_dir,
             progress=progress,
+            **({"precision": precision} if len(spec.precisions) > 1 else {}),
         )
     finally:
         torch.set_num_threads(threads)
