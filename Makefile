@@ -21,7 +21,7 @@ PYTEST_ARGS ?=
 HYFUSE = $(VENV)/bin/hyfuse
 INSTALLED = $(VENV)/.installed
 
-.PHONY: setup all-pairs test lint bench clean
+.PHONY: setup all-pairs test lint bench gpu-check clean
 
 setup: $(INSTALLED)
 
@@ -29,6 +29,8 @@ setup: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	# The reference that encoders/speechtokenizer.py is tested against; what it depends on is for training it.
+	$(VENV)/bin/python -m pip install --quiet --no-deps speechtokenizer==1.0.1
 	touch $@
 
 all-pairs: $(INSTALLED)
@@ -41,6 +43,15 @@ all-pairs: $(INSTALLED)
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
+# Exactness and speed on a GPU; without one the tests skip and say why.
+gpu-check: $(INSTALLED)
+	$(VENV)/bin/python -m pytest -ra tests/gpu
+	@if $(VENV)/bin/python -c "import torch; raise SystemExit(not torch.cuda.is_available())"; then \
+	  $(HYFUSE) bench extract --device cuda --files flac --audio-seconds 36000 \
+	    --model wavlm --model hubert --model encodec --model soundstream --model xvector && \
+	  $(HYFUSE) bench extract --device cuda --files flac --audio-seconds 36000 --precision bf16 --model wavlm --model hubert; \
+	else echo "gpu-check: this torch sees no CUDA device; the benchmarks are left out"; fi
+
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -48,6 +59,7 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(HYFUSE) bench extract
+	$(HYFUSE) bench scale
 	$(HYFUSE) bench train
 
 clean:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import pipelines
-from hyfuse_cli import bench, cache, compare, corpora, extract, models, train
+from hyfuse_cli import bench, cache, compare, corpora, embed, extract, models, train
 from pipelines.errors import HyfuseError
 
 __all__ = ["app", "main"]
@@ -25,6 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("extract")(extract.extract)
+app.command("embed")(embed.embed)
 app.command("train")(train.train)
 app.command("compare")(compare.compare)
 app.add_typer(corpora.app, name="corpora")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,15 +23,46 @@ def extract(
     weights: Weights = "random",
     weights_dir: WeightsDir = None,
     device: Device = "auto",
+    precision: Annotated[
+        str, typer.Option("--precision", help="float32, or bf16 where the encoder offers it.")
+    ] = "float32",
+    files: Annotated[str, typer.Option("--files", help="wav or flac.")] = "wav",
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Times to measure, unless it takes long.")] = 3,
+    naive_seconds: Annotated[
+        float,
+        typer.Option("--naive-seconds", min=0, help="Seconds of audio, at most, for the naive loop; 0 leaves it out."),
+    ] = 60.0,
 ) -> None:
-    """Whole extraction against its bare forward passes and against one clip at a time."""
-    from pipelines.encoders.catalogue import load_encoder
-    from pipelines.extraction.bench import bench_extract
+    """Whole extraction against its bare forward passes and against one clip at a time upstream; one line per model."""
+    from pipelines.encoders.catalogue import encoder_spec, load_encoder
+
+    names = model or ["wavlm", "encodec", "soundstream", "xvector"]
+    for name in names:  # before anything slow
+        encoder_spec(name, weights_dir=weights_dir)
+
+    from pipelines.extraction.bench import bench_extract, synthetic_corpus
     from pipelines.extraction.engines.local import choose_device
 
-    for name in model or ["byols", "soundstream-lyra", "xvector"]:
-        encoder = load_encoder(name, weights=weights, device=choose_device(device), weights_dir=weights_dir)
-        typer.echo(json.dumps(bench_extract(encoder, audio_s=audio_seconds)))
+    chosen = choose_device(device)
+    with tempfile.TemporaryDirectory(prefix="hyfuse-bench-") as folder:
+        manifest = synthetic_corpus(Path(folder), audio_s=audio_seconds, files=files)
+        for name in names:
+            encoder = load_encoder(name, weights=weights, device=chosen, weights_dir=weights_dir, precision=precision)
+            measured = bench_extract(encoder, manifest, repeats=repeats, naive_s=naive_seconds, weights_dir=weights_dir)
+            typer.echo(json.dumps(measured))
+
+
+@app.command("scale")
+def scale(
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Utterances of the simulated corpus.")] = 1_000_000,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Where to work; a temporary folder unless given. Kept, if given.")
+    ] = None,
+) -> None:
+    """Memory of a huge corpus: extract it with an encoder that costs nothing, then read 1000 rows as training does."""
+    from pipelines.extraction.scale import bench_scale
+
+    typer.echo(json.dumps(bench_scale(rows, folder=folder)))
 
 
 @app.command("train")

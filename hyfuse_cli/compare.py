@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hyfuse_cli import console
-from hyfuse_cli.options import CacheDir, CorpusOption, Device, RunName, RunsDir, Workers
+from hyfuse_cli.options import DEFAULT_CACHE, CacheDir, CorpusOption, Device, RunName, RunsDir, Workers
 
 if TYPE_CHECKING:
     from pipelines.corpora.manifest import Manifest
+    from pipelines.locations import Location
     from pipelines.studies.pairs import Comparison, ComparisonConfig
     from pipelines.training.grid import Cell
 
@@ -28,6 +29,9 @@ Protocol = Annotated[str | None, typer.Option("--protocol", help="How speakers a
 Seeds = Annotated[int, typer.Option("--seeds", help="Number of seeds.")]
 Pool = Annotated[str, typer.Option("--pool", help="mean, std or mean+std of the frames.")]
 Classes = Annotated[str | None, typer.Option("--classes", help="Emotions, comma separated; default: the corpus' own.")]
+Condition = Annotated[
+    str, typer.Option("--condition", help="Under which the recordings were encoded (see `hyfuse cache list`).")
+]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="Epochs of training.")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Utterances per step.")]
 Selection = Annotated[
@@ -63,6 +67,7 @@ def make_config(
     pool: str,
     representation: Sequence[str] | None,
     classes: str | None,
+    condition: str,
     selection: str | None,
     **hyper_parameters: Any,
 ) -> ComparisonConfig:
@@ -77,6 +82,7 @@ def make_config(
         pool=pool,
         representations=parse_representations(representation),
         classes=tuple(name.strip() for name in classes.split(",")) if classes else (),
+        condition=condition,
         selection=selection or "",
         train=TrainConfig.from_mapping(given),
     )
@@ -87,7 +93,7 @@ def run_comparison(
     cells: Sequence[Cell],
     config: ComparisonConfig,
     *,
-    cache_dir: Path,
+    cache_dir: Location,
     run_dir: Path,
     workers: int | None,
     device: str,
@@ -149,13 +155,14 @@ def compare(
     pool: Pool = "mean+std",
     representation: Representation = None,
     classes: Classes = None,
+    condition: Condition = "clean",
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     selection: Selection = None,
     run: RunName = None,
     runs_dir: RunsDir = Path("runs"),
-    cache_dir: CacheDir = Path("cache"),
+    cache_dir: CacheDir = DEFAULT_CACHE,
     workers: Workers = None,
     device: Device = "cpu",
 ) -> None:
@@ -170,12 +177,13 @@ def compare(
     from pipelines.training.grid import make_cells, pair_up
 
     manifest = recall_corpus(corpus, cache_dir=cache_dir)
-    cached = {path.parent.name: path for path in find_stores(cache_dir, manifest.corpus) if path.stem == "clean"}
+    cached = {path.parent.name: path for path in find_stores(cache_dir, manifest.corpus) if path.stem == condition}
     names = [name for name in re.split(r"[\s,]+", models) if name] if models else list(cached)
+    under = "" if condition == "clean" else f" --condition {condition}"
     if not names:
         raise StoreError(
-            f"No embeddings of {manifest.corpus!r} are cached in {cache_dir}. Make some, for instance"
-            f" `hyfuse extract --model wavlm --model encodec --corpus {manifest.corpus}`."
+            f"No embeddings of {manifest.corpus!r}{under and f' under {condition!r}'} are cached in {cache_dir}. Make some, for"
+            f" instance `hyfuse extract --model wavlm --model encodec --corpus {manifest.corpus}{under}`."
         )
     for name in names:
         if name not in cached:
@@ -183,7 +191,7 @@ def compare(
                 f"store of corpus {manifest.corpus!r}",
                 name,
                 cached,
-                hint=f"Make it with `hyfuse extract --model {name} --corpus {manifest.corpus}`.",
+                hint=f"Make it with `hyfuse extract --model {name} --corpus {manifest.corpus}{under}`.",
             )
     families = {name: open_store(cached[name], complete=False).provenance.family for name in names}
     chosen = pair_up(families, pairs)
@@ -198,13 +206,13 @@ def compare(
         pool=pool,
         representation=representation,
         classes=classes,
+        condition=condition,
         selection=selection,
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
     )
-    run_dir = run_folder(
-        runs_dir, run, "-".join(filter(None, (manifest.corpus, protocol, "" if pairs == "heterogeneous" else pairs)))
-    )
+    differs = (protocol, "" if pairs == "heterogeneous" else pairs, under.removeprefix(" --condition "))
+    run_dir = run_folder(runs_dir, run, "-".join(filter(None, (manifest.corpus, *differs))))
     run_comparison(manifest, cells, config, cache_dir=cache_dir, run_dir=run_dir, workers=workers, device=device)
     console.say(f"Everything is in {run_dir}: table.csv, table.md, table.tex, results.jsonl, predictions.parquet.")

@@ -127,7 +127,8 @@ def meter(title: str, unit: str) -> Iterator[Meter]:
             return
         last, shown = now, done
         speed = (done - first_done) / max(now - started, 1e-9)
-        left = f", {(total - done) / speed:.0f} s left" if 0 < done < total and speed > 0 else ""
+        # Not from the first few: what comes before them, such as starting processes, is not work on utterances.
+        left = f", {(total - done) / speed:.0f} s left" if done < total and done - first_done >= total / 50 else ""
         say(f"{title}: {done}/{total} {unit}{f', {text}' if text else ''}{left}")
 
     yield Meter(as_lines)

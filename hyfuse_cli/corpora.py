@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hyfuse_cli import console
-from hyfuse_cli.options import CacheDir
+from hyfuse_cli.options import DEFAULT_CACHE, CacheDir
 
 __all__ = ["app"]
 
@@ -79,7 +79,7 @@ def show_corpus(name: _NAME) -> None:
 
 
 @app.command("prepare")
-def prepare_corpus(name: _NAME, root: _ROOT = None, cache_dir: CacheDir = Path("cache")) -> None:
+def prepare_corpus(name: _NAME, root: _ROOT = None, cache_dir: CacheDir = DEFAULT_CACHE) -> None:
     """Read a corpus' official folder, check it against its card, and remember its manifest."""
     from hyfuse_cli.extract import open_corpus
 
@@ -95,7 +95,7 @@ def prepare_corpus(name: _NAME, root: _ROOT = None, cache_dir: CacheDir = Path("
 
 
 @app.command("check")
-def check_corpus(name: _NAME, root: _ROOT = None, cache_dir: CacheDir = Path("cache")) -> None:
+def check_corpus(name: _NAME, root: _ROOT = None, cache_dir: CacheDir = DEFAULT_CACHE) -> None:
     """Decode every recording of a corpus and report what is odd. Exit status 1 if something is wrong."""
     from pipelines.corpora.resolve import audit_corpus
 

@@ -1,23 +1,31 @@
-"""``hyfuse extract``: recordings to embeddings, once per corpus and encoder."""
+"""``hyfuse extract``: recordings to embeddings, once per corpus, encoder and condition."""
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hyfuse_cli import console
-from hyfuse_cli.options import CacheDir, DataRoot, Device, Weights, WeightsDir
+from hyfuse_cli.options import DEFAULT_CACHE, CacheDir, DataRoot, Device, Weights, WeightsDir
 
 if TYPE_CHECKING:
+    from pipelines.audio.conditions import Distortion
     from pipelines.corpora.manifest import Manifest
+    from pipelines.encoders.catalogue import EncoderSpec
+    from pipelines.extraction.engines.local import ExtractionProgress
+    from pipelines.locations import Location
+    from pipelines.store.embeddings import EmbeddingStore, FrameSpec
 
 __all__ = ["extract", "open_corpus"]
 
 
-def open_corpus(corpus: str, *, data_root: Path | None, cache_dir: Path) -> Manifest:
+def open_corpus(corpus: str, *, data_root: Path | None, cache_dir: Location) -> Manifest:
     """Find the corpus and say what is odd about it."""
     from pipelines.corpora.resolve import resolve_corpus
 
@@ -36,54 +44,229 @@ def extract(
     weights: Weights = "pretrained",
     weights_dir: WeightsDir = None,
     device: Device = "auto",
-    cache_dir: CacheDir = Path("cache"),
+    cache_dir: CacheDir = DEFAULT_CACHE,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--condition",
+            help="What is done to the recordings: clean, noise:NAME@5dB, babble@10dB, white@0dB, pink@0dB, reverb:0.6s,"
+            " telephone; joined with +. Repeatable.",
+        ),
+    ] = None,
+    noise_dir: Annotated[
+        list[Path] | None, typer.Option("--noise-dir", help="Folder of noise sets, before $HYFUSE_NOISE; repeatable.")
+    ] = None,
+    condition_seed: Annotated[int, typer.Option("--condition-seed", min=0, help="Draws other noise.")] = 0,
+    precision: Annotated[
+        str, typer.Option("--precision", help="float32, or bf16 where the model offers it (`hyfuse models show`).")
+    ] = "float32",
+    frames: Annotated[
+        bool, typer.Option("--frames", help="Also keep every frame of the default representation.")
+    ] = False,
+    frames_of: Annotated[
+        list[str] | None,
+        typer.Option("--frames-of", help="Keep the frames of this representation; repeatable, or `all`."),
+    ] = None,
+    frames_dtype: Annotated[str, typer.Option("--frames-dtype", help="float16 or float32.")] = "float16",
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="Processes: one per GPU, or sharing the cores of the CPU.")
+    ] = 1,
+    decode_workers: Annotated[
+        int | None,
+        typer.Option(
+            "--decode-workers", min=1, help="Processes that decode; threads on a CPU, all cores on a GPU if left out."
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option("--shard", help="i/n with i from 0: do every n-th block only, others do the rest.")
+    ] = None,
+    engine: Annotated[str, typer.Option("--engine", help="local, or ray for a Ray cluster.")] = "local",
+    max_failures: Annotated[
+        str, typer.Option("--max-failures", help="Stop when more recordings failed: a number, or a share such as 1%.")
+    ] = "1%",
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try recordings that failed once more.")] = False,
 ) -> None:
     """Encode every recording of a corpus and store its pooled embeddings.
 
-    Runs once per corpus and encoder. Stop it at any time: the same command goes on from there. Recordings that cannot be
+    Runs once per corpus, encoder and condition. Stop it at any time: the same command goes on from there. Recordings that cannot be
     used are kept in the store with the reason, and named at the end.
     """
     from pipelines.encoders.catalogue import encoder_spec
 
     names = list(dict.fromkeys(model))
-    for name in names:  # before anything slow
-        encoder_spec(name)
+    specs = {name: encoder_spec(name, weights_dir=weights_dir) for name in names}  # before anything slow
+    share = _shard(shard)
+    _check_engine(engine, share)
+    kept = {name: _frames(spec, frames, frames_of or [], frames_dtype) for name, spec in specs.items()}
+
+    from pipelines.audio.conditions import parse_condition, prepare_condition
+
+    conditions = [parse_condition(text) for text in dict.fromkeys(condition or ["clean"])]
     manifest = open_corpus(corpus, data_root=data_root, cache_dir=cache_dir)
 
-    from pipelines.encoders.catalogue import load_encoder
-    from pipelines.extraction.engines.local import ExtractionProgress, choose_device, extract_corpus
+    from pipelines.extraction.engines.local import choose_device
+    from pipelines.extraction.sink import parse_max_failures
 
+    allowed = parse_max_failures(max_failures, len(manifest))
     chosen = choose_device(device)
+    distortions: list[Distortion | None] = [
+        None
+        if parsed.is_clean
+        else prepare_condition(parsed, manifest=manifest, noise_dirs=noise_dir or (), seed=condition_seed)
+        for parsed in conditions
+    ]
     for name in names:
-        with console.meter(f"weights of {name}", "bytes") as bytes_meter:
-            encoder = load_encoder(
-                name,
-                weights=weights,
-                device=chosen,
-                weights_dir=weights_dir,
-                progress=lambda file, done, total, update=bytes_meter: update(done, total, file),  # type: ignore[misc]
+        start = _engine(
+            engine=engine,
+            name=name,
+            device=str(chosen),
+            workers=workers,
+            shard=share,
+            loading={"weights": weights, "weights_dir": weights_dir, "precision": precision},
+        )
+        for distortion in distortions:
+            _extract_one(
+                start=partial(
+                    start,
+                    manifest,
+                    cache_dir=cache_dir,
+                    distortion=distortion,
+                    frames=kept[name],
+                    decode_workers=decode_workers,
+                    max_failures=allowed,
+                    retry_failed=retry_failed,
+                ),
+                title=f"{name} on {chosen}" + (f", {distortion.name}" if distortion is not None else ""),
+                name=name,
+                total=len(manifest),
             )
-        started = time.monotonic()
-        last = ExtractionProgress(0, len(manifest), 0, 0.0)
-        with console.meter(f"{name} on {chosen}", "utterances") as update:
-
-            def show(progress: ExtractionProgress) -> None:
-                nonlocal last
-                last = progress
-                speed = progress.audio_s / max(time.monotonic() - started, 1e-9)  # noqa: B023 - used within the loop
-                text = f"{speed:.0f} s of audio per s" if progress.audio_s else ""
-                update(progress.rows_done, progress.rows_total, text)
-
-            store = extract_corpus(manifest, encoder, cache_dir=cache_dir, progress=show)
-        _, done, failed = store.counts
-        seconds = time.monotonic() - started
-        work = f"{last.audio_s:.0f} s of audio in {seconds:.0f} s" if last.audio_s else "nothing was left to do"
-        console.say(f"{name} ({encoder.weights.kind}): {done} utterances in {store.path}; {work}.")
-        if failed:
-            reasons = list(store.failures().items())
-            console.say(f"{failed} recording(s) could not be used and are left out of training:")
-            for utterance, reason in reasons[:5]:
-                console.say(f"  {utterance}: {reason}")
-            if failed > 5:
-                console.say(f"  … and {failed - 5} more")
     console.note(f"Next: `hyfuse compare --corpus {manifest.corpus}`.")
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    """``i/n`` as numbers."""
+    from pipelines.errors import ConfigError
+
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if found is None or not 0 <= int(found[1]) < int(found[2]):
+        raise ConfigError(
+            f"--shard is {text!r}; expected i/n with i from 0 to n - 1, such as 0/8 in the first of eight jobs."
+            " With Slurm: `--shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT` and `--array=0-7`."
+        )
+    return int(found[1]), int(found[2])
+
+
+def _check_engine(engine: str, shard: tuple[int, int] | None) -> None:
+    from pipelines.errors import ConfigError, unknown_name
+
+    if engine not in {"local", "ray"}:
+        raise unknown_name("engine", engine, ["local", "ray"])
+    if engine == "ray" and shard is not None:
+        raise ConfigError(
+            "--shard divides the work among jobs, --engine ray among the nodes of a cluster: use one of them."
+        )
+
+
+def _frames(spec: EncoderSpec, default: bool, names: list[str], dtype: str) -> FrameSpec | None:
+    """Which frames to keep."""
+    from pipelines.errors import ConfigError, unknown_name
+
+    if dtype not in {"float16", "float32"}:
+        raise ConfigError(f"--frames-dtype is {dtype!r}; expected float16 or float32.")
+    wanted = ([spec.default_representation] if default else []) + names
+    if not wanted:
+        return None
+    if "all" in wanted:
+        wanted = list(spec.representations)
+    for name in wanted:
+        if name not in spec.representations:
+            raise unknown_name(f"representation of {spec.name}", name, [*spec.representations, "all"])
+    from pipelines.store.embeddings import FrameSpec
+
+    return FrameSpec(tuple(name for name in spec.representations if name in wanted), dtype)
+
+
+def _engine(
+    *,
+    engine: str,
+    name: str,
+    device: str,
+    workers: int,
+    shard: tuple[int, int] | None,
+    loading: dict[str, Any],
+) -> Callable[..., EmbeddingStore]:
+    """The extraction function of an engine, lacking only what differs from one condition to the next."""
+    from pipelines.encoders.catalogue import load_encoder
+
+    if engine == "ray":
+        from pipelines.extraction.engines.ray import extract_with_ray
+
+        load = partial(load_encoder, name, **loading)
+        count = workers if workers > 1 else None
+        return lambda manifest, **rest: extract_with_ray(
+            manifest, load, device=device.partition(":")[0], workers=count, **rest
+        )
+    if workers > 1:
+        from pipelines.extraction.engines.processes import extract_in_processes
+
+        devices = _devices(device, workers)
+        load = partial(load_encoder, name, **loading)
+        return lambda manifest, **rest: extract_in_processes(manifest, load, devices=devices, shard=shard, **rest)
+
+    from pipelines.extraction.engines.local import extract_corpus
+
+    with console.meter(f"weights of {name}", "bytes") as meter:
+        encoder = load_encoder(
+            name, device=device, progress=lambda file, done, total: meter(done, total, file), **loading
+        )
+    return lambda manifest, **rest: extract_corpus(manifest, encoder, shard=shard, **rest)
+
+
+def _devices(device: str, workers: int) -> list[str]:
+    """A device for every worker."""
+    from pipelines.errors import DeviceError
+
+    if device == "cpu":
+        return ["cpu"] * workers
+    import torch
+
+    there = torch.cuda.device_count()
+    if ":" in device or workers > there:
+        raise DeviceError(
+            f"--workers {workers} with --device {device}: there is one process per GPU, and this machine has {there}. Use"
+            f" `--device cuda --workers {there}`, or leave --workers out."
+        )
+    return [f"cuda:{index}" for index in range(workers)]
+
+
+def _extract_one(*, start: Callable[..., EmbeddingStore], title: str, name: str, total: int) -> None:
+    """One encoder under one condition."""
+    started = time.monotonic()
+    audio_s = 0.0
+    with console.meter(title, "utterances") as update:
+
+        def show(progress: ExtractionProgress) -> None:
+            nonlocal audio_s
+            audio_s = progress.audio_s
+            speed = progress.audio_s / max(time.monotonic() - started, 1e-9)
+            parts = [f"{speed:.0f} s of audio per s"] if progress.audio_s else []
+            parts += [f"{progress.rows_failed} failed"] if progress.rows_failed else []
+            update(progress.rows_done, progress.rows_total, ", ".join(parts))
+
+        store = start(progress=show)
+    todo, done, failed = store.counts
+    seconds = time.monotonic() - started
+    work = f"{audio_s:.0f} s of audio in {seconds:.0f} s" if audio_s else "nothing was left to do"
+    left = f", {todo} left to other shards" if todo else ""
+    console.say(
+        f"{name} ({store.provenance.weights_kind}): {done} of {total} utterances in {store.path}{left}; {work}."
+    )
+    if failed:
+        reasons = list(store.failures().items())
+        console.say(f"{failed} recording(s) could not be used and are left out of training:")
+        for utterance, reason in reasons[:5]:
+            console.say(f"  {utterance}: {reason}")
+        if failed > 5:
+            console.say(f"  … and {failed - 5} more")

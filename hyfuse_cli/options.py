@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-__all__ = ["CacheDir", "CorpusOption", "DataRoot", "Device", "RunName", "RunsDir", "Weights", "WeightsDir", "Workers"]
+from pipelines.locations import Location, as_location
 
-CacheDir = Annotated[
-    Path, typer.Option("--cache-dir", envvar="HYFUSE_CACHE", help="Folder of manifests and embedding stores.")
+__all__ = [
+    "DEFAULT_CACHE",
+    "CacheDir",
+    "CorpusOption",
+    "DataRoot",
+    "Device",
+    "RunName",
+    "RunsDir",
+    "Weights",
+    "WeightsDir",
+    "Workers",
 ]
+
+DEFAULT_CACHE = Path("cache")
+if TYPE_CHECKING:
+    CacheDir = Location
+else:  # typer takes no unions
+    CacheDir = Annotated[
+        Path,
+        typer.Option(
+            "--cache-dir",
+            envvar="HYFUSE_CACHE",
+            metavar="DIR|s3://…|gs://…",
+            parser=lambda text: as_location(str(text)),
+            help="Where manifests and embedding stores lie.",
+        ),
+    ]
 DataRoot = Annotated[
     Path | None, typer.Option("--data-root", help="Folder of the corpus; remembered after the first time.")
 ]

@@ -11,6 +11,7 @@ from hyfuse_cli import console
 from hyfuse_cli.compare import (
     BatchSize,
     Classes,
+    Condition,
     Epochs,
     LearningRate,
     Pool,
@@ -22,7 +23,7 @@ from hyfuse_cli.compare import (
     run_comparison,
     run_folder,
 )
-from hyfuse_cli.options import CacheDir, CorpusOption, Device, RunName, RunsDir, Workers
+from hyfuse_cli.options import DEFAULT_CACHE, CacheDir, CorpusOption, Device, RunName, RunsDir, Workers
 
 __all__ = ["train"]
 
@@ -42,13 +43,14 @@ def train(
     pool: Pool = "mean+std",
     representation: Representation = None,
     classes: Classes = None,
+    condition: Condition = "clean",
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     selection: Selection = None,
     run: RunName = None,
     runs_dir: RunsDir = Path("runs"),
-    cache_dir: CacheDir = Path("cache"),
+    cache_dir: CacheDir = DEFAULT_CACHE,
     workers: Workers = None,
     device: Device = "cpu",
 ) -> None:
@@ -89,12 +91,14 @@ def train(
         pool=pool,
         representation=representation,
         classes=classes,
+        condition=condition,
         selection=selection,
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
     )
-    run_dir = run_folder(runs_dir, run, "-".join(filter(None, (manifest.corpus, title, order, protocol))))
+    differs = (order, protocol, "" if condition == "clean" else condition)
+    run_dir = run_folder(runs_dir, run, "-".join(filter(None, (manifest.corpus, title, *differs))))
     comparison = run_comparison(
         manifest, cells, config, cache_dir=cache_dir, run_dir=run_dir, workers=workers, device=device, save_heads=True
     )

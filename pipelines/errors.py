@@ -16,6 +16,7 @@ __all__ = [
     "ConfigError",
     "DataRootError",
     "DeviceError",
+    "FailuresError",
     "HyfuseError",
     "InstallationError",
     "ManifestError",
@@ -26,6 +27,7 @@ __all__ = [
     "UnknownNameError",
     "UtteranceError",
     "WeightsError",
+    "WorkerError",
     "unknown_name",
 ]
 
@@ -72,6 +74,14 @@ class InstallationError(HyfuseError, ImportError):
 
 class DeviceError(HyfuseError, RuntimeError):
     """A device that was asked for and is not there."""
+
+
+class FailuresError(HyfuseError, RuntimeError):
+    """More recordings of a corpus could not be used than were allowed to fail."""
+
+
+class WorkerError(HyfuseError, RuntimeError):
+    """A worker process that died."""
 
 
 class StoreError(HyfuseError, ValueError):

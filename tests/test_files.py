@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pipelines.errors import StorageError
-from pipelines.files import take_lock, write_atomically
+from pipelines.files import lock_holder, take_lock, write_atomically
 
 
 def test_text_and_bytes_and_new_folders(tmp_path: Path) -> None:
@@ -57,3 +60,51 @@ def test_a_second_taker_learns_who_holds_the_lock(tmp_path: Path) -> None:
     third, other = take_lock(tmp_path / "lock")
     assert other == ""
     third.close()
+
+
+def test_locks_may_be_shared(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    alone, _ = take_lock(lock)
+    refused, holder = take_lock(lock, shared=True)
+    assert holder == str(os.getpid())
+    refused.close()
+    alone.close()
+    first, other = take_lock(lock, shared=True)
+    second, another = take_lock(lock, shared=True)
+    assert other == another == ""
+    refused, holder = take_lock(lock)
+    assert holder
+    for handle in (first, second, refused):
+        handle.close()
+    alone, other = take_lock(lock)
+    assert other == ""
+    alone.close()
+
+
+def test_who_holds_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = tmp_path / "lock"
+    assert lock_holder(lock) == ""
+    handle, _ = take_lock(lock)
+    assert lock_holder(lock) == str(os.getpid())
+    machine = socket.gethostname()
+    monkeypatch.setattr(socket, "gethostname", lambda: "another")
+    assert lock_holder(lock) == f"{os.getpid()} on {machine}"
+    handle.close()
+    assert lock_holder(lock) == ""
+
+
+def test_locks_die_with_their_process(tmp_path: Path) -> None:
+    code = "import sys, pathlib, pipelines.files as f\nheld = f.take_lock(pathlib.Path(sys.argv[1]))\nprint('held', flush=True)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{code}\nsys.stdin.read()", str(tmp_path / "lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).resolve().parents[1],
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == "held"
+    assert lock_holder(tmp_path / "lock") == str(process.pid)
+    process.kill()
+    process.communicate()
+    assert lock_holder(tmp_path / "lock") == ""

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,7 +89,7 @@ def decode(path: Path, rate_hz: int, *, longest_s: float = math.inf) -> Waveform
                         f"{path} lasts {duration_s:.0f} s; recordings above {longest_s:.0f} s are not encoded in one piece. Cut"
                         " it into utterances."
                     )
-                samples = sound.read(dtype="float32", always_2d=True)  # samples is [samples, channels]
+                mono, channels, peak = _read_mono(sound)
         except AudioError:
             raise
         except (soundfile.LibsndfileError, OSError, RuntimeError, ValueError, MemoryError) as error:
@@ -97,19 +98,17 @@ def decode(path: Path, rate_hz: int, *, longest_s: float = math.inf) -> Waveform
                 f"{path} cannot be read as audio ({reason}). It is damaged or not a recording: get the file again. If it is a"
                 f" video or another format, convert it: {_conversion(path)}."
             ) from error
-    if len(samples) == 0:
+    if len(mono) == 0:
         raise AudioError(f"{path} holds no samples: the header is there, the sound is not. Get the file again.")
-    duration_s = len(samples) / own_rate_hz
-    with np.errstate(over="ignore", invalid="ignore"):  # reported below
-        mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+    duration_s = len(mono) / own_rate_hz
     if not np.isfinite(mono).all():
         bad = int((~np.isfinite(mono)).sum())
         raise AudioError(f"{path} holds {bad} samples that are not finite (NaN or infinite). Get the file again.")
     if float(np.abs(mono).max()) <= SILENCE_PEAK:
-        if float(np.abs(samples).max()) > SILENCE_PEAK:
+        if peak > SILENCE_PEAK:
             keep_one = _conversion(path, "-af 'pan=mono|c0=c0'")
             raise AudioError(
-                f"{path} is silent when its {samples.shape[1]} channels are averaged: they cancel out. Keep one of them:"
+                f"{path} is silent when its {channels} channels are averaged: they cancel out. Keep one of them:"
                 f" {keep_one}."
             )
         raise AudioError(f"{path} is silent: no sample exceeds the least step of 16-bit audio.")
@@ -120,6 +119,23 @@ def decode(path: Path, rate_hz: int, *, longest_s: float = math.inf) -> Waveform
         if len(mono) == 0:
             raise AudioError(f"{path} is too short ({duration_s * 1000:.2f} ms) to be resampled to {rate_hz} Hz.")
     return Waveform(np.ascontiguousarray(mono, dtype=np.float32), duration_s)
+
+
+def _read_mono(sound: Any) -> tuple[NDArray[np.float32], int, float]:
+    """All samples with channels averaged, the number of channels, and the largest absolute sample of any channel.
+
+    A minute at a time: of an hour in eight channels only the average is ever whole in memory.
+    """
+    pieces: list[NDArray[np.float32]] = []
+    peak = 0.0
+    while len(
+        piece := sound.read(60 * sound.samplerate, dtype="float32", always_2d=True)
+    ):  # piece is [samples, channels]
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller looks for what is not finite
+            pieces.append(piece[:, 0] if piece.shape[1] == 1 else piece.mean(axis=1))
+            peak = max(peak, float(np.abs(piece).max()))
+    mono = pieces[0] if len(pieces) == 1 else np.concatenate([np.zeros(0, np.float32), *pieces])
+    return mono, sound.channels, peak
 
 
 def _conversion(path: Path, options: str = "-ac 1") -> str:

@@ -36,6 +36,7 @@ from pipelines.corpora.manifest import COLUMNS, Manifest, manifest_from_rows, re
 from pipelines.corpora.recordings import Header, Sound, file_digest, listen, read_header
 from pipelines.errors import CardError, DataRootError, ManifestError, ProvenanceError, unknown_name
 from pipelines.files import write_atomically
+from pipelines.locations import Location, local_copy
 
 __all__ = [
     "Audit",
@@ -667,12 +668,12 @@ def _summary(manifest: Manifest, sounds: Sequence[Sound]) -> dict[str, Any]:
 # The cache's memory of corpora
 
 
-def remember(source: Prepared | Manifest, cache_dir: Path, *, replace: bool = False) -> None:
+def remember(source: Prepared | Manifest, cache_dir: Location, *, replace: bool = False) -> None:
     """Keep a manifest in the cache: ``<cache>/<corpus>/manifest.csv`` and ``corpus.json`` (its root, card and digest).
 
     Args:
         source: what was prepared.
-        cache_dir: the cache folder; created if missing.
+        cache_dir: the cache folder, created if missing, or a place on object storage.
         replace: keep it even where stores of another manifest exist.
 
     Raises:
@@ -697,13 +698,14 @@ def remember(source: Prepared | Manifest, cache_dir: Path, *, replace: bool = Fa
     write_atomically(folder / _RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n", option="--cache-dir")
 
 
-def recall(cache_dir: Path, corpus: str) -> Manifest:
+def recall(cache_dir: Location, corpus: str) -> Manifest:
     """The manifest that was remembered under a name. Its root need not exist any more.
 
     Raises:
         UnknownNameError: the name is neither in the cache nor that of a card.
         DataRootError: the corpus exists but was not prepared with this cache.
         ManifestError: the remembered files were edited or are not whole.
+        StorageError: object storage cannot be reached.
     """
     folder = cache_dir / corpus
     again = f"`hyfuse corpora prepare {corpus} --root DIR`"
@@ -723,7 +725,7 @@ def recall(cache_dir: Path, corpus: str) -> Manifest:
     if not (folder / _MANIFEST).is_file():
         raise ManifestError(f"{folder / _MANIFEST} is missing. Prepare the corpus again: {again}.")
     root = record.get("root")
-    manifest = read_manifest(folder / _MANIFEST, corpus=corpus, root=Path(root) if root else None)
+    manifest = _read_remembered(folder / _MANIFEST, corpus, Path(root) if root else None)
     if not root:
         manifest = dataclasses.replace(manifest, root=None)
     if manifest.digest != record.get("digest"):
@@ -735,14 +737,26 @@ def recall(cache_dir: Path, corpus: str) -> Manifest:
     return manifest
 
 
-def cached_corpora(cache_dir: Path) -> list[str]:
-    """Names of all corpora remembered in a cache, sorted."""
+def _read_remembered(path: Location, corpus: str, root: Path | None) -> Manifest:
+    with local_copy(path) as copy:
+        try:
+            return read_manifest(copy, corpus=corpus, root=root)
+        except ManifestError as error:
+            raise ManifestError(str(error).replace(str(copy), str(path))) from error
+
+
+def cached_corpora(cache_dir: Location) -> list[str]:
+    """Names of all corpora remembered in a cache, sorted.
+
+    Raises:
+        StorageError: object storage cannot be reached.
+    """
     if not cache_dir.is_dir():
         return []
     return sorted(folder.name for folder in cache_dir.iterdir() if (folder / _RECORD).is_file())
 
 
-def _check_remembered(manifest: Manifest, folder: Path, cache_dir: Path) -> None:
+def _check_remembered(manifest: Manifest, folder: Location, cache_dir: Location) -> None:
     """Refuse to replace a manifest that stores were made from."""
     if not (folder / _RECORD).is_file() or not any(folder.glob("*/*.zarr")):
         return
@@ -780,7 +794,7 @@ def _difference(old: pd.DataFrame, new: pd.DataFrame) -> str:
     return ", ".join(changed) if changed else "the order of the utterances"
 
 
-def _read_record(path: Path, again: str) -> dict[str, Any]:
+def _read_record(path: Location, again: str) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(record, dict):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from pipelines.corpora.cards import card_names
+from pipelines.corpora.layouts import Finding
 from pipelines.corpora.manifest import Manifest
 from pipelines.corpora.prepare import Audit, Prepared, audit, cached_corpora, prepare, prepare_table, recall, remember
 from pipelines.errors import DataRootError, unknown_name
+from pipelines.locations import Location, ObjectPath
 
 __all__ = ["Progress", "audit_corpus", "corpus_name", "only_cached_corpus", "recall_corpus", "resolve_corpus"]
 
@@ -31,7 +35,7 @@ def corpus_name(corpus: str) -> str:
 def resolve_corpus(
     corpus: str,
     *,
-    cache_dir: Path,
+    cache_dir: Location,
     data_root: Path | None = None,
     progress: Progress | None = None,
 ) -> Prepared:
@@ -39,7 +43,7 @@ def resolve_corpus(
 
     Args:
         corpus: a name, or the path of a CSV/Parquet manifest.
-        cache_dir: folder of manifests and stores.
+        cache_dir: folder of manifests and stores, or a place on object storage.
         data_root: folder of the corpus; not needed for ``demo``, a table, or a corpus that is remembered.
         progress: called with (utterances done, in all) while the demo corpus is made or headers are read.
 
@@ -81,7 +85,7 @@ def _examples(names: tuple[str, ...], most: int = 3) -> str:
 
 
 def audit_corpus(
-    corpus: str, *, cache_dir: Path, data_root: Path | None = None, progress: Progress | None = None
+    corpus: str, *, cache_dir: Location, data_root: Path | None = None, progress: Progress | None = None
 ) -> Audit:
     """Decode every recording of a corpus and say what is odd; nothing is remembered.
 
@@ -93,20 +97,32 @@ def audit_corpus(
     return audit(prepared, progress=progress)
 
 
-def _prepare(corpus: str, *, cache_dir: Path, data_root: Path | None, progress: Progress | None) -> Prepared | None:
+def _prepare(corpus: str, *, cache_dir: Location, data_root: Path | None, progress: Progress | None) -> Prepared | None:
     """Read a corpus afresh; None if only the cache can know it."""
     if is_table(corpus):
         return prepare_table(Path(corpus), data_root, progress=progress)
     if corpus == "demo" and data_root is None:
         from pipelines.corpora.demo import generate_demo
 
-        root = cache_dir / "demo" / "recordings"
+        root = _demo_folder(cache_dir)
         generate_demo(root, progress=progress)
-        return prepare("demo", root)
+        prepared = prepare("demo", root)
+        if isinstance(cache_dir, ObjectPath):
+            note = Finding("note", f"Recordings cannot lie on object storage: those of the demo corpus are in {root}.")
+            prepared = dataclasses.replace(prepared, findings=(*prepared.findings, note))
+        return prepared
     return prepare(corpus, data_root, progress=progress) if data_root is not None else None
 
 
-def only_cached_corpus(cache_dir: Path) -> str:
+def _demo_folder(cache_dir: Location) -> Path:
+    """Where the recordings of the demo corpus are made: in the cache, or in the user's own where the cache is elsewhere."""
+    if isinstance(cache_dir, ObjectPath):
+        own = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        return Path(own) / "hyfuse" / "demo"
+    return cache_dir / "demo" / "recordings"
+
+
+def only_cached_corpus(cache_dir: Location) -> str:
     """The corpus that is meant when none is named: the only one that is cached.
 
     Raises:
@@ -123,7 +139,7 @@ def only_cached_corpus(cache_dir: Path) -> str:
     raise DataRootError(f"Several corpora are cached in {cache_dir}: {', '.join(names)}. Say which with --corpus.")
 
 
-def recall_corpus(corpus: str | None, *, cache_dir: Path) -> Manifest:
+def recall_corpus(corpus: str | None, *, cache_dir: Location) -> Manifest:
     """The remembered manifest of a corpus whose stores are about to be read; recordings are not needed.
 
     Raises:

@@ -14,6 +14,11 @@ the clip's own floor(frames / 2^stage) are set to zero, which is what the convol
 A clip of digital silence has no deviation; it is divided by 0.001 instead (no recording comes near that), so its vector is
 finite. Clips below 1120 samples (70 ms) would have no frame left after pooling and are extended to that.
 
+Recordings above 300 s are windows side by side, whose vectors are averaged by length (``windows.py``). That is not the vector in
+one piece: every window is standardised by itself, and the mean of maxima is less than the maximum. With the published weights,
+150 s of one Emo-DB speaker in three windows lie 0.103 of the vector's length from the vector in one piece (single windows 0.13 to
+0.14, another speaker's recording 0.185; ``tests/real/test_long_recordings.py``).
+
 Not done here: the frame-level output before the last two steps; speech-free cropping.
 """
 
@@ -50,7 +55,6 @@ _LOWEST_HZ, _HIGHEST_HZ = 60.0, 7800.0
 _LOG_FLOOR = 2.0**-23
 """Float32's machine epsilon; found from the reference vectors (any other power of ten misses them by 1e-3)."""
 _SILENT_DEVIATION = 1e-3
-_CHANNELS = 64
 _STAGES = 3
 _CPU_FRAMES_PER_PASS = 1500
 """The first feature map takes 16 KiB per frame; 750 to 1500 frames at a time ran at 670 times real time on one thread of an
@@ -76,15 +80,16 @@ def mel_triangles(*, bands: int, lowest_hz: float, highest_hz: float, bins: int,
 class _Network(nn.Module):
     """The parameters under their upstream names; :class:`BYOLSEncoder` computes with a folded form of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
+        channels, dim = int(str(spec.settings["channels"])), spec.dim
         stages: list[nn.Module] = []
         for stage in range(_STAGES):
-            stages += [nn.Conv2d(_CHANNELS if stage else 1, _CHANNELS, 3, padding=1), nn.BatchNorm2d(_CHANNELS)]
+            stages += [nn.Conv2d(channels if stage else 1, channels, 3, padding=1), nn.BatchNorm2d(channels)]
             stages += [nn.ReLU(), nn.MaxPool2d(2)]
-        width = _CHANNELS * (_MELS >> _STAGES)
+        width = channels * (_MELS >> _STAGES)
         self.features = nn.Sequential(*stages)
-        self.fc = nn.Sequential(nn.Linear(width, 512), nn.ReLU(), nn.Dropout(0.3), nn.Linear(512, 512), nn.ReLU())
+        self.fc = nn.Sequential(nn.Linear(width, dim), nn.ReLU(), nn.Dropout(0.3), nn.Linear(dim, dim), nn.ReLU())
 
 
 def _fold(convolution: nn.Conv2d, normalisation: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -111,8 +116,9 @@ def _pool(maps: Tensor) -> Tensor:
 
 
 class BYOLSEncoder(Encoder):
-    """BYOL-S/512; representation ``embedding`` [1, 512]."""
+    """BYOL-S; representation ``embedding`` [1, 512] (fewer in the tiny size)."""
 
+    longest_s = 300.0  # half a gigabyte: windows cost more here than elsewhere
     min_samples = ((1 << _STAGES) - 1) * _HOP
 
     def __init__(self, *, spec: EncoderSpec, weights: WeightsInfo, device: torch.device, network: nn.Module) -> None:
@@ -160,12 +166,12 @@ class BYOLSEncoder(Encoder):
         """
         if weights_kind == "random":
             with random_initialisation(spec):
-                network = _Network()
+                network = _Network(spec)
                 initialise(network)
             return cls(spec=spec, weights=random_info(spec, network.state_dict()), device=device, network=network)
         path = find_file(spec, spec.files[0], weights_dir=weights_dir, progress=progress)
         with torch.device("meta"):  # shapes only: torch's random state is not touched
-            network = _Network()
+            network = _Network(spec)
         state = check_state(load_pickle_free(path), network.state_dict(), path=path, spec=spec)
         network.load_state_dict(state, assign=True)
         return cls(spec=spec, weights=pretrained_info(spec, [path], state), device=device, network=network)
@@ -177,7 +183,7 @@ class BYOLSEncoder(Encoder):
     @torch.inference_mode()
     def encode_padded(self, batch: Sequence[Tensor]) -> Iterator[PaddedRepresentation]:
         """Yield ``embedding``; see the base class. The batch is taken in passes of a few clips on CPU."""
-        embeddings = torch.cat([self._embed(clips) for clips in self._passes(batch)])  # [B, 512]
+        embeddings = torch.cat([self._embed(clips) for clips in self._passes(batch)])  # [B, D]
         ones = torch.ones(len(batch), dtype=torch.int64, device=self.device)
         yield PaddedRepresentation(name="embedding", frames=embeddings[:, None], num_frames=ones)
 
@@ -196,9 +202,9 @@ class BYOLSEncoder(Encoder):
         yield clips
 
     def _embed(self, clips: Sequence[Tensor]) -> Tensor:
-        """Embeddings [B, 512] of a few clips."""
+        """Embeddings [B, D] of a few clips."""
         maps, lengths = self._log_mel(clips)
-        maps = maps[:, None]  # [B, 1, T, 64]; each stage gives [B, 64, T // 2, mel // 2]
+        maps = maps[:, None]  # [B, 1, T, 64]; each stage gives [B, channels, T // 2, mel // 2]
         for weight, bias in self._convolutions:
             # One input channel makes the layout ambiguous; these strides say channels-last.
             if maps.shape[1] == 1:

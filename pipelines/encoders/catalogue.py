@@ -30,12 +30,14 @@ __all__ = [
     "WEIGHT_KINDS",
     "EncoderSpec",
     "WeightFile",
+    "canonical_name",
     "encoder_names",
     "encoder_spec",
     "load_encoder",
 ]
 
 TINY_SUFFIX = "-tiny"
+_HUB_PREFIXES = ("hf:", "hf--")
 WEIGHT_KINDS = ("pretrained", "random")
 
 
@@ -99,7 +101,7 @@ class EncoderSpec:
     @property
     def is_tiny(self) -> bool:
         """Whether this is the ``-tiny`` size, which has random weights only."""
-        return self.name.endswith(TINY_SUFFIX)
+        return self.name.endswith(TINY_SUFFIX) and not self.name.startswith(_HUB_PREFIXES)
 
 
 def _layers(count: int) -> tuple[str, ...]:
@@ -130,27 +132,181 @@ def _tiny(
     )
 
 
-_WAVLM = EncoderSpec(
-    name="wavlm",
-    family="RLR",
-    title="WavLM base",
-    factory="pipelines.encoders.wavlm:WavLMEncoder",
-    sample_rate_hz=16000,
-    hop_samples=320,
-    dim=768,
-    representations=_layers(12),
-    default_representation="layer_12",
-    repository="microsoft/wavlm-base",
-    revision="efa81aae7ff777e464159e0f877d54eac5b84f81",
-    files=(
-        WeightFile("config.json"),
-        WeightFile("preprocessor_config.json"),
-        WeightFile("model.safetensors|pytorch_model.bin"),
+def _ssl(
+    name: str,
+    title: str,
+    *,
+    model_type: str,
+    repository: str,
+    revision: str,
+    licence: str,
+    normalised: bool,
+    notes: str = "",
+    layers: int = 12,
+    dim: int = 768,
+    settings: Mapping[str, object] | None = None,
+) -> EncoderSpec:
+    """A wav2vec2-like encoder; ``settings`` are those of its configuration in which it differs from the base size.
+
+    Waveforms are ``normalised`` for random weights; a checkpoint says itself what it wants.
+    """
+    sizes: dict[str, object] = {}
+    if layers != 12:
+        sizes["num_hidden_layers"] = layers
+    if dim != 768:
+        sizes.update(hidden_size=dim, intermediate_size=4 * dim)
+    settings = {**sizes, **(settings or {})}
+    sentences = [notes] if notes else []
+    sentences.append("layer_00 is the input of the first transformer layer.")
+    if settings.get("do_stable_layer_norm"):
+        sentences.append("The last layer has passed the final layer normalisation, the others have not.")
+    if not revision:
+        sentences.append(
+            "The Hub revision could not be read when this entry was written, so none is pinned: the store records the commit and"
+            " the digest of the parameters that were loaded."
+        )
+    return EncoderSpec(
+        name=name,
+        family="RLR",
+        title=title,
+        factory="pipelines.encoders.ssl:SSLEncoder",
+        sample_rate_hz=16000,
+        hop_samples=320,
+        dim=dim,
+        representations=_layers(layers),
+        default_representation=f"layer_{layers:02d}",
+        repository=repository,
+        revision=revision,
+        files=(
+            WeightFile("config.json"),
+            WeightFile("preprocessor_config.json|processor_config.json"),
+            WeightFile("model.safetensors|pytorch_model.bin"),
+        ),
+        licence=licence,
+        settings={"model_type": model_type, "do_normalize": normalised, **settings},
+        notes=" ".join(sentences),
+        precisions=("float32", "bf16"),
+    )
+
+
+_WAVLM_LICENCE = "MIT or CC BY-SA 3.0 (upstream pages disagree)"
+
+_LARGE_SSL: Mapping[str, object] = {
+    "num_attention_heads": 16,
+    "feat_extract_norm": "layer",
+    "do_stable_layer_norm": True,
+}
+"""Where all large sizes differ from the base size: layer normalisation, in every convolution and before every layer."""
+
+_SSL_ENTRIES = (
+    _ssl(
+        "wavlm",
+        "WavLM base",
+        model_type="wavlm",
+        repository="microsoft/wavlm-base",
+        revision="efa81aae7ff777e464159e0f877d54eac5b84f81",
+        licence=_WAVLM_LICENCE,
+        normalised=False,
+        notes="Waveforms are taken as they are, not normalised, as its authors trained it.",
     ),
-    licence="MIT or CC BY-SA 3.0 (upstream pages disagree)",
-    settings={"do_normalize": False},
-    notes="Waveforms are taken as they are, not normalised, as its authors trained it. layer_00 is the input of the first"
-    " transformer layer.",
+    _ssl(
+        "wavlm-base-plus",
+        "WavLM base+",
+        model_type="wavlm",
+        repository="microsoft/wavlm-base-plus",
+        revision="4c66d4806a428f2e922ccfa1a962776e232d487b",
+        licence=_WAVLM_LICENCE,
+        normalised=False,
+        notes="Waveforms are taken as they are, not normalised, as its authors trained it.",
+    ),
+    _ssl(
+        "wavlm-large",
+        "WavLM large",
+        model_type="wavlm",
+        repository="microsoft/wavlm-large",
+        revision="c1423ed94bb01d80a3f5ce5bc39f6026a0f4828c",
+        licence=_WAVLM_LICENCE,
+        normalised=True,
+        layers=24,
+        dim=1024,
+        settings=_LARGE_SSL,
+    ),
+    _ssl(
+        "hubert",
+        "HuBERT base",
+        model_type="hubert",
+        repository="facebook/hubert-base-ls960",
+        revision="dba3bb02fda4248b6e082697eee756de8fe8aa8a",
+        licence="Apache-2.0 (unconfirmed)",
+        normalised=True,
+    ),
+    _ssl(
+        "hubert-large",
+        "HuBERT large",
+        model_type="hubert",
+        repository="facebook/hubert-large-ll60k",
+        revision="",
+        licence="Apache-2.0 (unconfirmed)",
+        normalised=True,
+        layers=24,
+        dim=1024,
+        settings={**_LARGE_SSL, "conv_bias": True},
+    ),
+    _ssl(
+        "wav2vec2",
+        "wav2vec 2.0 base",
+        model_type="wav2vec2",
+        repository="facebook/wav2vec2-base",
+        revision="0b5b8e868dd84f03fd87d01f9c4ff0f080fecfe8",
+        licence="Apache-2.0",
+        normalised=True,
+    ),
+    _ssl(
+        "xls-r",
+        "XLS-R 300M, wav2vec 2.0 on 128 languages",
+        model_type="wav2vec2",
+        repository="facebook/wav2vec2-xls-r-300m",
+        revision="1a640f32ac3e39899438a2931f9924c02f080a54",
+        licence="Apache-2.0",
+        normalised=True,
+        layers=24,
+        dim=1024,
+        settings={**_LARGE_SSL, "conv_bias": True},
+    ),
+    _ssl(
+        "mms",
+        "MMS 1B, wav2vec 2.0 on 1,406 languages",
+        model_type="wav2vec2",
+        repository="facebook/mms-1b",
+        revision="",
+        licence="CC BY-NC 4.0 (unconfirmed)",
+        normalised=True,
+        layers=48,
+        dim=1280,
+        settings={**_LARGE_SSL, "conv_bias": True},
+    ),
+    _ssl(
+        "unispeech-sat",
+        "UniSpeech-SAT base, fine-tuned to recognise 100 h of LibriSpeech",
+        model_type="unispeech-sat",
+        repository="microsoft/unispeech-sat-base-100h-libri-ft",
+        revision="",
+        licence="see microsoft/UniSpeech LICENSE (unconfirmed)",
+        normalised=True,
+        notes="The checkpoint that the authors of the fusion papers use; for the one that is only pre-trained,"
+        " `hf:microsoft/unispeech-sat-base`.",
+    ),
+    _ssl(
+        "distilhubert",
+        "DistilHuBERT, 2 layers distilled from HuBERT base",
+        model_type="hubert",
+        repository="ntu-spml/distilhubert",
+        revision="",
+        licence="Apache-2.0",
+        normalised=False,
+        layers=2,
+        settings={"feat_proj_layer_norm": False},
+    ),
 )
 
 _XVECTOR = EncoderSpec(
@@ -176,6 +332,60 @@ _XVECTOR = EncoderSpec(
     " constant 5e-5, so that results repeat.",
 )
 
+_ECAPA = EncoderSpec(
+    name="ecapa",
+    family="RLR",
+    title="ECAPA-TDNN, speaker embedding trained on VoxCeleb (SpeechBrain)",
+    factory="pipelines.encoders.ecapa:ECAPAEncoder",
+    sample_rate_hz=16000,
+    hop_samples=0,
+    dim=192,
+    representations=("embedding",),
+    default_representation="embedding",
+    repository="speechbrain/spkrec-ecapa-voxceleb",
+    revision="0f99f2d0ebe89ac095bcc5903c4dd8f72b367286",
+    files=(
+        WeightFile(
+            "embedding_model.ckpt",
+            sha256="0575cb64845e6b9a10db9bcb74d5ac32b326b8dc90352671d345e2ee3d0126a2",
+        ),
+    ),
+    licence="Apache-2.0",
+    settings={
+        "channels": (1024, 1024, 1024, 1024, 3072),
+        "kernel_sizes": (5, 3, 3, 3, 1),
+        "dilations": (1, 2, 3, 4, 1),
+        "attention_channels": 128,
+        "se_channels": 128,
+    },
+    notes="One vector per recording, as it leaves the network: neither centred nor scaled to length 1.",
+)
+
+_WHISPER = EncoderSpec(
+    name="whisper",
+    family="RLR",
+    title="Whisper base, encoder only",
+    factory="pipelines.encoders.whisper:WhisperEncoder",
+    sample_rate_hz=16000,
+    hop_samples=320,
+    dim=512,
+    representations=_layers(6),
+    default_representation="layer_06",
+    repository="openai/whisper-base",
+    revision="e37978b90ca9030d5170a5c07aadb050351a65bb",
+    files=(
+        WeightFile("config.json"),
+        WeightFile("preprocessor_config.json"),
+        WeightFile("model.safetensors|pytorch_model.bin"),
+    ),
+    licence="Apache-2.0 (Hub) or MIT (openai/whisper)",
+    settings={"encoder_attention_heads": 8, "encoder_ffn_dim": 2048},
+    notes="Every recording costs 30 s of the encoder, as upstream: it is padded to that, and frames of the padding are dropped."
+    " Recordings above 30 s go through windows. layer_00 is the input of the first transformer layer; the last one has passed the"
+    " final layer normalisation.",
+    precisions=("float32", "bf16"),
+)
+
 _BYOLS = EncoderSpec(
     name="byols",
     family="RLR",
@@ -198,6 +408,7 @@ _BYOLS = EncoderSpec(
         ),
     ),
     licence="MIT",
+    settings={"channels": 64},
     notes="One vector per recording: mean plus maximum over time. Log-mel frames are standardised over the recording itself,"
     " not over a corpus.",
 )
@@ -274,35 +485,152 @@ _SOUNDSTREAM_LYRA = EncoderSpec(
         ),
     ),
     licence="Apache-2.0",
+    settings={"channels": 64, "codebooks": 46, "codebook_size": 16, "random_latent_scale": 30.0},
     notes="50 frames per second; recordings are extended with zeros to whole frames. quantized uses all 46 codebooks (9.2 kbps;"
     " Lyra itself sends 16, 30 or 46).",
 )
 
+_DAC = EncoderSpec(
+    name="dac",
+    family="CBR",
+    title="DAC 16 kHz at 6 kbps (12 codebooks)",
+    factory="pipelines.encoders.dac:DACEncoder",
+    sample_rate_hz=16000,
+    hop_samples=320,
+    dim=1024,
+    representations=_CODEC,
+    default_representation="latent",
+    repository="descript/dac_16khz",
+    revision="acb84794f91a14b051b9f535461c104892749e1d",
+    files=(WeightFile("config.json"), WeightFile("model.safetensors|pytorch_model.bin")),
+    licence="MIT",
+    settings={"encoder_hidden_size": 64, "n_codebooks": 12, "codebook_size": 1024, "codebook_dim": 8},
+    notes="50 frames per second; recordings are extended with zeros to whole frames. quantized uses all 12 codebooks (6 kbps)."
+    " The revision is from a stored page of the Hub's history.",
+)
+
+_SNAC = EncoderSpec(
+    name="snac",
+    family="CBR",
+    title="SNAC 24 kHz at 0.98 kbps (3 codebooks)",
+    factory="pipelines.encoders.snac:SNACEncoder",
+    sample_rate_hz=24000,
+    hop_samples=512,
+    dim=768,
+    representations=_CODEC,
+    default_representation="latent",
+    repository="hubertsiuzdak/snac_24khz",
+    revision="d73ad176a12188fcf4f360ba3bf2c2fbbe8f58ec",
+    files=(WeightFile("config.json"), WeightFile("pytorch_model.bin")),
+    licence="MIT",
+    settings={"encoder_dim": 48, "codebook_size": 4096, "codebook_dim": 8},
+    notes="46.9 frames per second; recordings are extended with zeros to whole groups of 4 frames (85 ms), as upstream. quantized"
+    " is the sum of codes for 4, 2 and 1 frames. The revision is the one that public projects pin; the Hub itself could not be"
+    " read when this entry was written.",
+)
+
+_MIMI = EncoderSpec(
+    name="mimi",
+    family="CBR",
+    title="Mimi (Kyutai), 12.5 frames per second, at 4.4 kbps (32 codebooks)",
+    factory="pipelines.encoders.mimi:MimiEncoder",
+    sample_rate_hz=24000,
+    hop_samples=1920,
+    dim=512,
+    representations=_CODEC,
+    default_representation="latent",
+    repository="kyutai/mimi",
+    revision="c0afa378a0ed35d3b176f848d80705fe37ae20a4",
+    files=(WeightFile("config.json"), WeightFile("model.safetensors")),
+    licence="CC BY 4.0",
+    settings={"codebooks": 32},
+    notes="Recordings are extended with zeros to whole frames of 80 ms. quantized is the semantic codebook and all 31 acoustic"
+    " ones, upstream's default; Moshi uses the first 8. The revision is from a stored page of the Hub's history.",
+)
+
+_SPEECHTOKENIZER = EncoderSpec(
+    name="speechtokenizer",
+    family="CBR",
+    title="SpeechTokenizer, HuBERT average (fnlp), at 4 kbps (8 codebooks)",
+    factory="pipelines.encoders.speechtokenizer:SpeechTokenizerEncoder",
+    sample_rate_hz=16000,
+    hop_samples=320,
+    dim=1024,
+    representations=("latent", "quantized", "semantic"),
+    default_representation="latent",
+    repository="fnlp/SpeechTokenizer",
+    revision="793c3ac97eeb36463bdbb5e1d5e5e9a6b16cc656",
+    files=(
+        WeightFile("speechtokenizer_hubert_avg/config.json|config.json"),
+        WeightFile("speechtokenizer_hubert_avg/SpeechTokenizer.pt|SpeechTokenizer.pt"),
+    ),
+    licence="Apache-2.0",
+    notes="50 frames per second, at least 4. quantized is the sum of all 8 codebooks; semantic is the vector of the first one"
+    " (RVQ-1), which was trained to follow HuBERT. The revision is from a stored page of the Hub's history.",
+)
+
 _ENTRIES: tuple[EncoderSpec, ...] = (
-    _WAVLM,
+    *_SSL_ENTRIES,
     _XVECTOR,
+    _ECAPA,
+    _WHISPER,
     _BYOLS,
     _ENCODEC,
     _SOUNDSTREAM,
     _SOUNDSTREAM_LYRA,
-    _tiny(
-        _WAVLM,
-        dim=32,
-        representations=_layers(2),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        conv_dim=(32,) * 7,
-        num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=4,
+    _DAC,
+    _SNAC,
+    _MIMI,
+    _SPEECHTOKENIZER,
+    *(
+        _tiny(
+            entry,
+            dim=32,
+            representations=_layers(2),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
+            conv_dim=(32,) * 7,
+            num_conv_pos_embeddings=16,
+            num_conv_pos_embedding_groups=4,
+        )
+        for entry in _SSL_ENTRIES
     ),
     _tiny(_XVECTOR, dim=32, tdnn_channels=(32, 32, 32, 32, 64)),
+    _tiny(_ECAPA, dim=32, channels=(32, 32, 32, 32, 64), attention_channels=16, se_channels=16),
+    replace(
+        _tiny(_WHISPER, dim=32, representations=_layers(2), encoder_attention_heads=4, encoder_ffn_dim=64),
+        title="Whisper's encoder, tiny and random, not OpenAI's checkpoint of that name; for demos and tests",
+    ),
+    _tiny(_BYOLS, dim=32, channels=8),
     _tiny(_ENCODEC, dim=32, filters=4),
     _tiny(_SOUNDSTREAM, dim=32, channels=4, codebooks=4, codebook_size=64),
+    _tiny(_SOUNDSTREAM_LYRA, dim=32, channels=8, codebooks=16, random_latent_scale=15.0),
+    _tiny(_DAC, dim=64, encoder_hidden_size=4, n_codebooks=4, codebook_size=64),
+    _tiny(_SNAC, dim=64, encoder_dim=4, codebook_size=64),
+    _tiny(
+        _MIMI,
+        dim=32,
+        codebooks=4,
+        num_filters=4,
+        num_hidden_layers=2,
+        intermediate_size=64,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=8,
+        sliding_window=20,
+        codebook_size=64,
+        codebook_dim=16,
+        vector_quantization_hidden_dimension=16,
+        num_quantizers=4,
+    ),
+    _tiny(_SPEECHTOKENIZER, dim=32, n_filters=4, n_q=4, codebook_size=64),
 )
 
 CATALOGUE: dict[str, EncoderSpec] = {entry.name: entry for entry in _ENTRIES}
+
+_ALIASES = {"wavlm-base": "wavlm"}
 
 
 def encoder_names(*, tiny: bool = False) -> list[str]:
@@ -310,16 +638,44 @@ def encoder_names(*, tiny: bool = False) -> list[str]:
     return [name for name, spec in CATALOGUE.items() if tiny or not spec.is_tiny]
 
 
-def encoder_spec(name: str) -> EncoderSpec:
+def canonical_name(name: str) -> str:
+    """The name that an encoder has in stores: an alias resolved, ``hf:owner/name`` as one folder name, others as they are.
+
+    Nothing is read or looked up; the name may be unknown.
+
+    Raises:
+        ConfigError: a malformed ``hf:`` name.
+    """
+    if name.startswith(_HUB_PREFIXES):
+        from pipelines.encoders.hub_name import parse_hub_name
+
+        return parse_hub_name(name).stored
+    return _ALIASES.get(name, name)
+
+
+def encoder_spec(name: str, *, weights_dir: Path | None = None, progress: Progress | None = None) -> EncoderSpec:
     """Look an encoder up.
+
+    Args:
+        name: catalogue name, or ``hf:owner/name[@revision]`` for a wav2vec2-like encoder on the Hugging Face Hub, whose
+            ``config.json`` is then read (``hub_name.py``).
+        weights_dir: where that file is looked for first.
+        progress: called while it is downloaded.
 
     Raises:
         UnknownNameError: no such encoder; the message lists the nearest names.
+        ConfigError: an ``hf:`` name is malformed, or of another architecture.
+        WeightsError: the configuration of an ``hf:`` name is nowhere.
     """
+    if name.startswith(_HUB_PREFIXES):
+        from pipelines.encoders.hub_name import hub_spec
+
+        return hub_spec(name, weights_dir=weights_dir, progress=progress)
     try:
-        return CATALOGUE[name]
+        return CATALOGUE[_ALIASES.get(name, name)]
     except KeyError:
-        raise unknown_name("model", name, CATALOGUE, hint="See `hyfuse models list`.") from None
+        hint = "See `hyfuse models list`; wav2vec2-like encoders on the Hugging Face Hub are named hf:<owner>/<name>."
+        raise unknown_name("model", name, CATALOGUE, hint=hint) from None
 
 
 def load_encoder(
@@ -334,7 +690,7 @@ def load_encoder(
     """Build an encoder, frozen and in evaluation mode.
 
     Args:
-        name: catalogue name.
+        name: catalogue name, or ``hf:owner/name[@revision]``.
         weights: ``pretrained`` or ``random`` (seeded by the name: the same numbers on every machine of one torch version).
         device: where it runs.
         weights_dir: looked in first, before ``$HYFUSE_WEIGHTS`` and the Hub cache.
@@ -347,7 +703,7 @@ def load_encoder(
             offer ``precision``.
         WeightsError: weights are absent, damaged, or do not fit.
     """
-    spec = encoder_spec(name)
+    spec = encoder_spec(name, weights_dir=weights_dir, progress=progress)
     if weights not in WEIGHT_KINDS:
         raise ConfigError(f"--weights must be one of {', '.join(WEIGHT_KINDS)}, not {weights!r}.")
     if spec.is_tiny and weights == "pretrained":
@@ -363,8 +719,6 @@ def load_encoder(
         )
     import torch
 
-    if torch.device(device).type == "cuda":
-        torch.backends.cudnn.allow_tf32 = False  # 10 bits of mantissa would break the promise of base.py
     module_name, class_name = spec.factory.split(":")
     factory = getattr(import_module(module_name), class_name)
     threads = torch.get_num_threads()
@@ -380,4 +734,6 @@ def load_encoder(
         )
     finally:
         torch.set_num_threads(threads)
+    # 10 bits of mantissa would break the promise of base.py; importing speechbrain switches it on.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return encoder

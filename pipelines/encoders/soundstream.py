@@ -11,6 +11,10 @@ alone by itself, as long as mirroring finds enough steps in the clip. The deepes
 clips below 2200 samples (138 ms) are extended with zeros to that. As upstream, a clip has T = floor(samples / 200) frames:
 fewer than 200 samples at its end complete no frame.
 
+A frame sees the 4634 samples (24 frames) before its first one and nothing behind its last one, so recordings above 30 s,
+encoded in windows that overlap by twice 24 frames, keep their frames: what is mirrored where a window begins reaches only
+frames that the window before it gives.
+
 The quantiser is the one discontinuous step; see ``residual_quantizer``. Upstream's ``from_pretrained`` leaves the model in
 training mode, where the quantiser would change its codebooks at every call; evaluation mode is meant here.
 """
@@ -45,6 +49,7 @@ __all__ = ["SoundStreamEncoder"]
 
 _STRIDES = (2, 4, 5, 5)
 _HOP = math.prod(_STRIDES)
+_RATE_HZ = 16000
 _KERNEL, _LAST_KERNEL = 7, 3
 _DILATIONS = (1, 3, 9)
 _RANDOM_LATENT_SCALE = 100.0
@@ -56,6 +61,17 @@ def _shortest_clip() -> int:
     """Samples below which some convolution would have to mirror more steps than the clip has."""
     deepest = (_KERNEL - 1) * _DILATIONS[-1] + 1
     return max(deepest * math.prod(_STRIDES[:-1]), _LAST_KERNEL * _HOP)
+
+
+def _reach() -> int:
+    """Samples that a latent frame sees before its own first one."""
+    samples, hop = _KERNEL - 1, 1
+    for stride in _STRIDES:
+        samples += hop * (
+            (_KERNEL - 1) * sum(_DILATIONS) + stride
+        )  # a strided convolution has twice its stride as kernel
+        hop *= stride
+    return samples + hop * (_LAST_KERNEL - 1)
 
 
 class _Causal(nn.Module):
@@ -153,6 +169,8 @@ class SoundStreamEncoder(Encoder):
     """SoundStream at 16 kHz; representations ``latent`` and ``quantized``, both [T, 256]."""
 
     min_samples = _shortest_clip()
+    longest_s = 30.0
+    context_s = -(-_reach() // _HOP) * _HOP / _RATE_HZ
 
     def __init__(
         self, *, spec: EncoderSpec, weights: WeightsInfo, device: torch.device, state: Mapping[str, Tensor]

@@ -13,6 +13,10 @@ Every convolution is causal with zeros on the left, so padding on the right reac
 alone by itself. Lyra works in frames of 320 samples; each clip is extended with zeros to a whole number of them and has
 T = ceil(samples / 320) frames. The quantiser is the one discontinuous step; see ``residual_quantizer``.
 
+A frame depends on the 8224 samples up to its own last one (64, and 26, 9, 26, 3, 26, 3 and 2 steps of 16, 16, 80, 80, 160, 160 and
+320), so one that begins 0.5 s (8000 samples) or more after the beginning of its window has all of them: long recordings come out
+of windows as in one piece.
+
 Not done here: the int8 model of Lyra v1.3.
 """
 
@@ -40,34 +44,35 @@ __all__ = ["SoundStreamLyraEncoder"]
 _HOP = 320
 _SLOPE = 0.3
 _FIRST_KERNEL, _FIRST_STRIDE = 64, 16
-_WIDTHS = (64, 128, 256, 512)
 _STRIDES = (5, 2, 2)
-_GROUP_WIDTH = 64
-"""Input channels per group of the grouped convolutions, except the last one."""
+"""Of the stages; each doubles the channels."""
 _DILATIONS = (1, 3, 9)
 _LAST_GROUPS = 4
-_CODEBOOKS, _CODEBOOK_SIZE = 46, 16
-_RANDOM_LATENT_SCALE = 30.0
-"""What random weights make of speech, roughly; random codebooks are drawn to that scale."""
-_BYTES_PER_SAMPLE = 4 * _WIDTHS[0] // _FIRST_STRIDE
+
+
+def _sizes(spec: EncoderSpec) -> tuple[int, int, int]:
+    """Channels behind the first convolution, codebooks, and vectors per codebook."""
+    channels, codebooks, size = (int(str(spec.settings[key])) for key in ("channels", "codebooks", "codebook_size"))
+    return channels, codebooks, size
 
 
 class _Network(nn.Module):
     """Encoder and codebooks. Feature maps are [B, T, C]."""
 
-    def __init__(self) -> None:
+    def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
-        self.first = nn.Conv1d(1, _WIDTHS[0], _FIRST_KERNEL, stride=_FIRST_STRIDE)
+        channels, codebooks, size = _sizes(spec)
+        self.first = nn.Conv1d(1, channels, _FIRST_KERNEL, stride=_FIRST_STRIDE)
+        # Grouped convolutions take as many channels per group as there are at first, except the last one.
         self.stages = nn.ModuleList(
-            _Stage(width, after, stride)
-            for width, after, stride in zip(_WIDTHS[:-1], _WIDTHS[1:], _STRIDES, strict=True)
+            _Stage(channels << stage, stride, groups=1 << stage) for stage, stride in enumerate(_STRIDES)
         )
-        self.last = nn.Conv1d(_WIDTHS[-1], 64, 3, groups=_LAST_GROUPS)
-        self.register_buffer("codebooks", torch.empty(_CODEBOOKS, _CODEBOOK_SIZE, 64))
+        self.last = nn.Conv1d(channels << len(_STRIDES), spec.dim, 3, groups=_LAST_GROUPS)
+        self.register_buffer("codebooks", torch.empty(codebooks, size, spec.dim))
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        """Latents [B, T, 64] of waveforms [B, 320 * T]."""
-        maps = convolve(waveforms[:, :, None], self.first)  # [B, 20 * T, 64]
+        """Latents [B, T, D] of waveforms [B, 320 * T]."""
+        maps = convolve(waveforms[:, :, None], self.first)  # [B, 20 * T, channels]
         for stage in self.stages:
             maps = stage(maps)
         return convolve(F.leaky_relu_(maps, _SLOPE), self.last)
@@ -76,10 +81,10 @@ class _Network(nn.Module):
 class _Stage(nn.Module):
     """Three residual units and a strided convolution."""
 
-    def __init__(self, width: int, after: int, stride: int) -> None:
+    def __init__(self, width: int, stride: int, *, groups: int) -> None:
         super().__init__()
-        self.units = nn.ModuleList(_Unit(width, dilation) for dilation in _DILATIONS)
-        self.down = nn.Conv1d(width, after, 2 * stride, stride=stride, groups=width // _GROUP_WIDTH)
+        self.units = nn.ModuleList(_Unit(width, dilation, groups=groups) for dilation in _DILATIONS)
+        self.down = nn.Conv1d(width, 2 * width, 2 * stride, stride=stride, groups=groups)
 
     def forward(self, maps: Tensor) -> Tensor:
         for unit in self.units:
@@ -90,11 +95,11 @@ class _Stage(nn.Module):
 class _Unit(nn.Module):
     """One residual unit; ``depthwise`` has no bias (the file holds one shared vector of zeros)."""
 
-    def __init__(self, width: int, dilation: int) -> None:
+    def __init__(self, width: int, dilation: int, *, groups: int) -> None:
         super().__init__()
         self.depthwise = nn.Conv1d(width, width, 3, dilation=dilation, groups=width, bias=False)
         self.pointwise = nn.Conv1d(width, width, 1)
-        self.grouped = nn.Conv1d(width, width, 1, groups=width // _GROUP_WIDTH)
+        self.grouped = nn.Conv1d(width, width, 1, groups=groups)
         self.dilation = dilation
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -126,7 +131,7 @@ def _state_of_files(encoder_path: Path, quantizer_path: Path, spec: EncoderSpec)
 
     Convolutions are told apart by their order of execution, codebooks by the order in which they are compared with.
     """
-    network = _empty_network()
+    network = _empty_network(spec)
     expected = network.state_dict()
     codebooks = expected.pop("codebooks")
     names = [name for name, module in network.named_modules() if isinstance(module, nn.Conv1d)]
@@ -155,19 +160,23 @@ def _state_of_files(encoder_path: Path, quantizer_path: Path, spec: EncoderSpec)
     return {**state, "codebooks": torch.cat(list(found.values()))}
 
 
-def _empty_network() -> _Network:
+def _empty_network(spec: EncoderSpec) -> _Network:
     """The network without numbers; torch's random state is not touched."""
     with torch.device("meta"):
-        return _Network()
+        return _Network(spec)
 
 
 class SoundStreamLyraEncoder(Encoder):
-    """Lyra's SoundStream; representations ``latent`` and ``quantized``, both [T, 64]."""
+    """Lyra's SoundStream; representations ``latent`` and ``quantized``, both [T, 64] (fewer in the tiny size)."""
+
+    context_s = 0.5
 
     def __init__(self, *, spec: EncoderSpec, weights: WeightsInfo, device: torch.device, network: nn.Module) -> None:
         super().__init__(spec=spec, weights=weights, device=device)
         prepare(network, device)
         self._network = network
+        channels, _, _ = _sizes(spec)
+        self._bytes_per_sample = 4 * channels // _FIRST_STRIDE
 
     @classmethod
     def build(
@@ -186,15 +195,16 @@ class SoundStreamLyraEncoder(Encoder):
         """
         if weights_kind == "random":
             with random_initialisation(spec):
-                network = _Network()
+                network = _Network(spec)
                 initialise(network)
-                network.codebooks = gaussian_codebooks(
-                    count=_CODEBOOKS, size=_CODEBOOK_SIZE, dim=64, scale=_RANDOM_LATENT_SCALE
-                )
+                _, codebooks, size = _sizes(spec)
+                # What random weights make of speech, roughly; random codebooks are drawn to that scale.
+                scale = float(str(spec.settings["random_latent_scale"]))
+                network.codebooks = gaussian_codebooks(count=codebooks, size=size, dim=spec.dim, scale=scale)
             return cls(spec=spec, weights=random_info(spec, network.state_dict()), device=device, network=network)
         paths = [find_file(spec, file, weights_dir=weights_dir, progress=progress) for file in spec.files]
         state = _state_of_files(paths[0], paths[1], spec)
-        network = _empty_network()
+        network = _empty_network(spec)
         network.load_state_dict(state, assign=True)
         return cls(spec=spec, weights=pretrained_info(spec, paths, state), device=device, network=network)
 
@@ -206,7 +216,7 @@ class SoundStreamLyraEncoder(Encoder):
     def encode_padded(self, batch: Sequence[Tensor]) -> Iterator[PaddedRepresentation]:
         """Yield ``latent``, then ``quantized``; see the base class."""
         waveforms, lengths = pad_batch(batch, multiple_of=_HOP, device=self.device)
-        latent = run_in_passes(self._network, waveforms, lengths, bytes_per_sample=_BYTES_PER_SAMPLE)  # [B, T, 64]
+        latent = run_in_passes(self._network, waveforms, lengths, bytes_per_sample=self._bytes_per_sample)
         num_frames = lengths // _HOP
         yield PaddedRepresentation(name="latent", frames=latent, num_frames=num_frames)
         codebooks = self._network.get_buffer("codebooks")

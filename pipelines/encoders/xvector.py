@@ -5,18 +5,19 @@ five dilated convolutions over time, each followed by LeakyReLU and batch normal
 one linear layer. One vector per clip, so T is 1. SpeechBrain's classes are used for the features and to hold the
 checkpoint; no hyperparameter YAML of the Hub is read, since that format runs code.
 
-What breaks the promise of ``base.py`` upstream, and the cure:
+What breaks the promise of ``base.py`` upstream, and the cure, besides what ``fbank.py`` tells of the features:
 
 * ``StatisticsPooling`` adds random noise to the mean: between 1e-5 and 9e-5, symmetric about 5e-5, drawn anew in every call
   and rescaled by what else is in the batch. Here it is the constant 5e-5, its mean.
-* Upstream counts a clip's frames as its share of the longest clip's samples, rounded, which is often one off. Here a clip of L
-  samples has 1 + L // 160 frames everywhere.
 * Every convolution pads by reflection at the end of the rectangle; here at each clip's own end.
-* The loudest band, 80 dB above the floor, is sought among the clip's own frames: the frame behind the last one still sees the
-  last samples and can be louder.
 
 Batch normalisation of a frozen network is a scaling, and reflection only copies: it is folded into the next layer's weights
 (in float64), and the last one is applied to the mean and standard deviation.
+
+Recordings above 60 s are windows side by side, whose vectors are averaged by length (``windows.py``). That is not the vector in
+one piece: features are centred within each window, and a mean of standard deviations is not that of the whole. With random
+weights, 150 s of one Emo-DB speaker in three windows lie 0.005 of the vector's length from the vector in one piece (another
+speaker's recording 0.045; ``tests/real/test_long_recordings.py``).
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from torch import Tensor, nn
 from pipelines.encoders.base import Encoder, PaddedRepresentation
 from pipelines.encoders.catalogue import EncoderSpec
 from pipelines.encoders.cpu_linear import pack_linears
-from pipelines.encoders.padding import pad_batch, reflect_at_own_end, valid_mask
+from pipelines.encoders.fbank import HOP_SAMPLES, cpu_groups, own_frames
+from pipelines.encoders.padding import reflect_at_own_end
 from pipelines.encoders.state_check import check_state, pretrained_info, random_info
 from pipelines.encoders.torchaudio_guard import ensure_torchaudio_importable
 from pipelines.encoders.weights import (
@@ -48,8 +50,6 @@ NOISE_MEAN = 5e-5
 """Mean of the noise of upstream's StatisticsPooling: 1e-5 * (9 - 8 u) with u in [0, 1] symmetric about 1/2."""
 
 _MEL_BANDS = 24
-_HOP_SAMPLES = 160
-_CPU_GROUP_SAMPLES = 240_000  # 15 s: what a layer makes of it stays in the cache
 
 
 class XVectorEncoder(Encoder):
@@ -67,7 +67,7 @@ class XVectorEncoder(Encoder):
         pooling, self.output = network.blocks[-2], network.blocks[-1].w.to(device)
         self.std_floor: float = pooling.eps
         # Reflection needs more frames than it mirrors; a clip of L samples has 1 + L // hop.
-        self.min_samples = max(layer.margin for layer in layers) * _HOP_SAMPLES
+        self.min_samples = max(layer.margin for layer in layers) * HOP_SAMPLES
 
     @classmethod
     def build(
@@ -107,21 +107,17 @@ class XVectorEncoder(Encoder):
     @torch.inference_mode()
     def encode_padded(self, batch: Sequence[Tensor]) -> Iterator[PaddedRepresentation]:
         """See :meth:`Encoder.encode_padded`."""
-        groups = _groups(batch) if self.device.type == "cpu" else [batch]
+        groups = cpu_groups(batch) if self.device.type == "cpu" else [batch]
         embeddings = torch.cat([self._embed(group) for group in groups])  # [B, D]
         ones = torch.ones(len(batch), dtype=torch.int64, device=self.device)
         yield PaddedRepresentation(name="embedding", frames=embeddings[:, None], num_frames=ones)
 
     def _embed(self, batch: Sequence[Tensor]) -> Tensor:
         """[B, D]."""
-        waveforms, lengths = pad_batch(batch, min_samples=self.min_samples, device=self.device)
-        lengths = 1 + lengths // _HOP_SAMPLES  # frames from here on
-        real, imaginary = self.features.compute_STFT(waveforms).unbind(-1)
-        spectra = real.square() + imaginary.square()  # power, [B, T, bins]
-        valid = valid_mask(lengths, spectra.shape[1]).float()[..., None]  # [B, T, 1]
+        frames, lengths, valid = own_frames(
+            self.features, batch, min_samples=self.min_samples, device=self.device
+        )  # [B, T, mel bands]
         count = lengths[:, None]
-        frames = self.features.compute_fbanks(spectra * valid)  # [B, T, mel bands], dB
-        frames = frames - (frames * valid).sum(1, keepdim=True) / count[..., None]
         for layer in self.layers:
             frames = layer(frames, lengths)  # [B, T, C]
         weights = valid.transpose(1, 2)  # [B, 1, T]
@@ -174,14 +170,3 @@ def _fold_batch_norms(network: Any) -> tuple[list[_Layer], Tensor, Tensor]:
         scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
         shift = norm.bias.double() - norm.running_mean.double() * scale
     return layers, scale.float(), shift.float()
-
-
-def _groups(batch: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
-    """Runs of the batch of at most ``_CPU_GROUP_SAMPLES`` samples once padded, at least one clip each."""
-    start, longest = 0, 0
-    for index, clip in enumerate(batch):
-        longest = max(longest, clip.numel())
-        if index > start and longest * (index + 1 - start) > _CPU_GROUP_SAMPLES:
-            yield batch[start:index]
-            start, longest = index, clip.numel()
-    yield batch[start:]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,19 +17,25 @@ class Block:
 
     Attributes:
         index: position among the blocks of the store.
-        paths: recordings, in manifest order.
         start: first manifest row.
+        paths: recordings, in manifest order.
+        utterance_ids: their ids.
     """
 
     index: int
     start: int
     paths: tuple[Path, ...]
+    utterance_ids: tuple[str, ...]
 
 
-def make_blocks(manifest: Manifest, *, block_rows: int, indices: Sequence[int]) -> list[Block]:
-    """The blocks with the given indices."""
-    paths = manifest.audio_paths()
-    return [
-        Block(index, index * block_rows, tuple(paths[index * block_rows : (index + 1) * block_rows]))
-        for index in indices
-    ]
+def make_blocks(manifest: Manifest, *, block_rows: int, indices: Iterable[int]) -> Iterator[Block]:
+    """The blocks with the given indices, one after the other: of a large corpus nothing is listed that is not needed yet.
+
+    Raises:
+        ManifestError: the manifest has no root.
+    """
+    for index in indices:
+        start = index * block_rows
+        rows = range(start, min(start + block_rows, len(manifest)))
+        ids = tuple(manifest.table["utterance_id"].iloc[rows.start : rows.stop])
+        yield Block(index, start, tuple(manifest.audio_paths(rows)), ids)

@@ -81,7 +81,11 @@ def build_table(comparison: Comparison) -> Table:
     """Arrange the scores of a comparison as blocks; encoders with random weights say so wherever they appear."""
     scores = comparison.scores
     sources = comparison.dataset.sources
-    titles = {name: f"{name} (random)" for name, source in sources.items() if source.weights_kind == "random"}
+    titles = {
+        name: f"{name} ({source.weights_kind})"
+        for name, source in sources.items()
+        if source.weights_kind != "pretrained"
+    }
     singles = {score.left: score for score in scores if not score.right}
     fused = [score for score in scores if score.right]
     best = max((score.uar for score in scores), default=0.0)

@@ -17,7 +17,7 @@ from pipelines.errors import StoreError
 
 __all__ = ["ENVIRONMENT_FIELDS", "IDENTITY_FIELDS", "SCHEMA_VERSION", "Provenance"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,7 @@ class Provenance:
         precision: arithmetic of the encoder.
         device: kind of device, ``cpu`` or ``cuda``.
         versions: library to version, of those that touch the numbers.
+        condition_digest: of what the condition's name does not say (noise recordings, seed); empty for ``clean``.
     """
 
     corpus: str
@@ -63,6 +64,7 @@ class Provenance:
     precision: str
     device: str
     versions: Mapping[str, str]
+    condition_digest: str = ""
 
     def to_attributes(self) -> dict[str, Any]:
         """As Zarr attributes (JSON values only)."""
@@ -109,6 +111,7 @@ IDENTITY_FIELDS: tuple[str, ...] = (
     "manifest_digest",
     "encoder",
     "condition",
+    "condition_digest",
     "weights_kind",
     "weights_digest",
     "representations",
@@ -131,5 +134,5 @@ def _shown(mine: Any, theirs: Any) -> tuple[str, str]:
 
 def _text(value: Any) -> str:
     if isinstance(value, str):
-        return value[:12] + "…" if len(value) == 64 else value
+        return value[:12] + "…" if len(value) == 64 else value or "(none)"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -22,6 +22,7 @@ from pipelines.corpora.protocols import Split, make_split
 from pipelines.errors import ConfigError, StorageError
 from pipelines.evaluation.results import CellScore, HeadRecord, RunFolder, score_cell
 from pipelines.files import TEMPORARY_PREFIX, take_lock, write_atomically
+from pipelines.locations import Location
 from pipelines.training.data import Dataset, default_classes, load_dataset
 from pipelines.training.grid import Cell, code_digest, make_job, run_jobs
 from pipelines.training.trainer import TrainConfig
@@ -39,6 +40,7 @@ class ComparisonConfig:
         pool: ``mean``, ``std`` or ``mean+std``.
         representations: encoder to representation, where it is not the encoder's default.
         classes: emotions; empty for those of the corpus' card.
+        condition: under which the recordings were encoded, training and test alike.
         selection: which rows train and which epoch is kept (see ``training.trainer``); empty for ``loss`` under an official
             split, whose development part is there for that, and ``fixed`` otherwise.
         train: hyper-parameters of the heads, but for the selection.
@@ -49,6 +51,7 @@ class ComparisonConfig:
     pool: str = "mean+std"
     representations: Mapping[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
+    condition: str = "clean"
     selection: str = ""
     train: TrainConfig = field(default_factory=TrainConfig)
 
@@ -91,7 +94,7 @@ def compare_cells(
     cells: Sequence[Cell],
     *,
     config: ComparisonConfig,
-    cache_dir: Path,
+    cache_dir: Location,
     run_dir: Path,
     workers: int = 1,
     device: str = "cpu",
@@ -125,6 +128,7 @@ def compare_cells(
         classes=classes,
         representations=config.representations,
         pool=config.pool,
+        condition=config.condition,
     )
     split = make_split(
         config.protocol or (card.default_protocol if card else "speaker-5fold"),
@@ -234,6 +238,7 @@ def _config_json(
         "cells": [{**asdict(cell), "options": dict(cell.options)} for cell in cells],
         "seeds": list(range(config.seeds)),
         "pool": config.pool,
+        "condition": config.condition,
         "hyper_parameters": asdict(train),
     }
     return json.dumps(content, indent=2, sort_keys=True) + "\n"
@@ -262,6 +267,8 @@ def _notes(dataset: Dataset, split: Split, config: ComparisonConfig, train: Trai
         f"Representations: {sources}; pooling {config.pool}.",
         f"Weights: {weights}.",
     ]
+    if config.condition != "clean":
+        notes.append(f"Condition: {config.condition}, of training and test recordings alike.")
     if dataset.left_out:
         notes.append(
             "Left out: " + ", ".join(f"{count} ({reason})" for reason, count in dataset.left_out.items()) + "."

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.corpora.manifest import Manifest
 from pipelines.errors import ConfigError, ManifestError, unknown_name
+from pipelines.locations import Location
 from pipelines.store.embeddings import DONE, EmbeddingStore, open_store, store_path
 
 __all__ = ["Dataset", "Source", "default_classes", "load_dataset", "read_source"]
@@ -40,7 +40,7 @@ class Source:
     encoder: str
     representation: str
     pool: str
-    path: Path
+    path: Location
     family: str
     weights_kind: str
     store_digest: str
@@ -101,7 +101,7 @@ def default_classes(manifest: Manifest, card_classes: Sequence[str]) -> tuple[st
 def load_dataset(
     manifest: Manifest,
     *,
-    cache_dir: Path,
+    cache_dir: Location,
     encoders: Sequence[str],
     classes: Sequence[str],
     representations: Mapping[str, str] | None = None,

@@ -236,6 +236,9 @@ def _start_worker() -> None:
 
     import torch
 
+    from pipelines.processes import die_with_parent
+
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 

@@ -75,9 +75,14 @@ def test_recordings_that_cannot_be_used_are_named_and_left_out(hyfuse: Runner, c
     (data / "s0_anger_0.wav").write_bytes(b"")
     (data / "s1_anger_0.wav").write_text("this is no recording")
     soundfile.write(data / "s2_anger_0.wav", np.zeros(RATE_HZ), RATE_HZ)
-    done = hyfuse("extract", "--model", "xvector-tiny", "--corpus", corpus, "--weights", "random")
+    extract = ("extract", "--model", "xvector-tiny", "--corpus", corpus, "--weights", "random")
+    stopped = hyfuse(*extract)
+    assert stopped.status == 2
+    assert "3 of 54 recordings failed, more than the 1 that may (--max-failures)." in stopped.err
+    assert "--retry-failed" in stopped.err
+    done = hyfuse(*extract, "--max-failures", "10%")
     assert done.status == 0, done.err
-    assert "51 utterances in" in done.err
+    assert "51 of 54 utterances in" in done.err
     assert "3 recording(s) could not be used" in done.err
     for part in ("s0_anger_0:", "empty (0 bytes)", "cannot be read as audio", "is silent"):
         assert part in done.err

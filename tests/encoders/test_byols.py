@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from pipelines.encoders.byols import BYOLSEncoder, mel_triangles
 from pipelines.encoders.catalogue import EncoderSpec, encoder_spec, load_encoder
+from pipelines.encoders.random_weights import initialise
 from pipelines.encoders.torchaudio_guard import ensure_torchaudio_importable
+from pipelines.encoders.weights import random_initialisation
 from pipelines.errors import WeightsError
 from tests.encoders.batches import (
     TOLERANCE,
@@ -21,6 +23,7 @@ from tests.encoders.batches import (
     relative_error,
     speechlike,
 )
+from tests.encoders.in_windows import distance, embeddings_of_windows
 
 _FILE = "default512_BYOLAs64x96-2107281850-e100-bs256-lr0003-rs42.pth"
 
@@ -131,6 +134,34 @@ def test_random_weights_are_seeded_by_the_name() -> None:
     assert first.weights.digest != encoder_spec("byols").files[0].sha256
     clip = [speechlike(9000, seed=1)]
     assert torch.equal(first.encode(clip)[0]["embedding"], second.encode(clip)[0]["embedding"])
+
+
+def test_tiny_size_is_the_same_computation_in_narrow() -> None:
+    encoder = load_encoder("byols-tiny", weights="random")
+    clips = ragged_clips(encoder)
+    assert_batched_equals_alone(encoder, clips)
+    with random_initialisation(encoder.spec):
+        stages: list[nn.Module] = []
+        for channels in (1, 8, 8):
+            stages += [nn.Conv2d(channels, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)]
+        fc = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Dropout(), nn.Linear(32, 32), nn.ReLU())
+        network = nn.Sequential(*stages).eval(), fc.eval()
+        initialise(nn.ModuleList(network))
+    ensure_torchaudio_importable()
+    for clip, found in zip(clips, encoder.encode(clips), strict=True):
+        error = relative_error(found["embedding"][0], _upstream(clip, network))
+        assert error <= (TOLERANCE if clip.numel() > 1 else 1e-2), clip.numel()
+
+
+def test_long_recordings_come_in_windows() -> None:
+    """Nearer to the embedding in one piece than another recording's is, not equal; the module's docstring says how near."""
+    encoder = load_encoder("byols-tiny", weights="random")
+    encoder.longest_s = 60.0
+    recording, another = speechlike(150 * 16000, seed=1), speechlike(150 * 16000, seed=2)
+    whole, other = (encoder.encode([samples])[0]["embedding"][0] for samples in (recording, another))
+    embeddings, mean = embeddings_of_windows(encoder, recording)
+    assert len(embeddings) == 3
+    assert TOLERANCE < distance(mean, whole) < distance(other, whole)
 
 
 def test_reading_weights_leaves_the_generator_alone_and_names_its_source(folder: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipelines.encoders import encodec
 from pipelines.encoders.catalogue import EncoderSpec, encoder_spec, load_encoder
 from pipelines.encoders.encodec import EncodecEncoder
 from pipelines.encoders.torchaudio_guard import ensure_torchaudio_importable
@@ -24,6 +25,7 @@ from tests.encoders.batches import (
     relative_error,
     speechlike,
 )
+from tests.encoders.in_windows import distance, frames_of_windows
 
 ensure_torchaudio_importable()
 
@@ -188,3 +190,26 @@ def test_a_network_that_differs(model: Any, tmp_path: Path) -> None:
     torch.save(state, tmp_path / _FILE)
     with pytest.raises(WeightsError, match=r"have another shape \(encoder.model.0.conv.conv.bias is \[32\]"):
         _build(tmp_path, filters=16)
+
+
+def test_pieces_change_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = _build(folder)
+    clips = [speechlike(24000 * 3 + 5, seed=6), speechlike(2000, seed=7), speechlike(320 * 31, seed=8)]
+    whole = encoder.encode(clips)
+    for size in (4, 10, 1000):
+        monkeypatch.setattr(encodec, "_PIECE_FRAMES", size)
+        for found, expected in zip(encoder.encode(clips), whole, strict=True):
+            assert relative_error(found["latent"], expected["latent"]) <= TOLERANCE
+
+
+def test_windows_differ_by_what_the_lstm_forgets() -> None:
+    """130 s in windows of 60 s with 2 s of context; random weights, whose LSTM remembers for half a second."""
+    encoder = load_encoder("encodec-tiny", weights="random")
+    clip = speechlike(24000 * 130 + 777, seed=9)
+    whole = encoder.encode([clip])[0]["latent"]
+    encoder.longest_s, encoder.context_s = 60.0, 2.0
+    joined = frames_of_windows(encoder, clip)["latent"]
+    assert relative_error(joined, whole) <= TOLERANCE
+    assert distance(joined.mean(0), whole.mean(0)) <= TOLERANCE
+    encoder.context_s = 0.0
+    assert relative_error(frames_of_windows(encoder, clip)["latent"], whole) > 100 * TOLERANCE

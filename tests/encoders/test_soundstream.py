@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipelines.encoders.catalogue import EncoderSpec, encoder_spec, load_encoder
 from pipelines.encoders.soundstream import SoundStreamEncoder
+from pipelines.encoders.windows import plan_windows
 from pipelines.errors import WeightsError
 from tests.encoders.batches import (
     TOLERANCE,
@@ -24,6 +25,7 @@ from tests.encoders.batches import (
     relative_error,
     speechlike,
 )
+from tests.encoders.in_windows import frames_of_windows
 
 _FILE = "soundstream_variant_naturalspeech2.pt"
 _STRIDES = (2, 4, 5, 5)
@@ -130,6 +132,27 @@ def test_appended_silence_changes_no_earlier_frame(folder: Path) -> None:
     alone, extended = _build(folder).encode([clip, torch.cat([clip, torch.zeros(4100)])])
     assert relative_error(extended["latent"][:30], alone["latent"]) <= TOLERANCE
     assert len(extended["latent"]) == 50
+
+
+def test_windows_change_nothing(folder: Path) -> None:
+    encoder, recording = _build(folder), speechlike(50_123, seed=3)
+    assert (encoder.longest_s, encoder.context_s) == (30.0, 0.3)
+    encoder.longest_s = 1.0
+    assert len(plan_windows(encoder, len(recording))) > 4
+    whole, windowed = encoder.encode([recording])[0], frames_of_windows(encoder, recording)
+    assert relative_error(windowed["latent"], whole["latent"]) <= TOLERANCE
+    assert frames_off(windowed["quantized"], whole["quantized"]) <= len(whole["quantized"]) // 200
+    encoder.context_s = 0.1  # 24 frames are needed
+    assert relative_error(frames_of_windows(encoder, recording)["latent"], whole["latent"]) > TOLERANCE
+
+
+def test_a_frame_sees_what_the_windows_assume(folder: Path) -> None:
+    encoder, clip = _build(folder), speechlike(200 * 60, seed=1)
+    expected = encoder.encode([clip])[0]["latent"][40]
+    for sample, seen in ((8000 - 4635, False), (8000 - 4634, True), (8199, True), (8200, False)):
+        changed = clip.clone()
+        changed[sample] += 1e4
+        assert bool((encoder.encode([changed])[0]["latent"][40] != expected).any()) == seen, sample
 
 
 def test_frames_are_counted_as_upstream_does(folder: Path) -> None:

@@ -25,6 +25,7 @@ from tests.encoders.batches import (
     relative_error,
     speechlike,
 )
+from tests.encoders.in_windows import frames_of_windows
 from tests.encoders.tflite_writer import write_tflite
 
 Array = NDArray[np.float32]
@@ -145,6 +146,44 @@ def test_appended_silence_changes_no_earlier_frame() -> None:
     alone, extended = encoder.encode([clip, torch.cat([clip, torch.zeros(5000)])])
     assert relative_error(extended["latent"][:20], alone["latent"]) <= TOLERANCE
     assert len(extended["latent"]) == 36
+
+
+def test_tiny_size_batched_equals_alone() -> None:
+    encoder = load_encoder("soundstream-lyra-tiny", weights="random")
+    assert_batched_equals_alone(encoder, ragged_clips(encoder))
+    frames = encoder.encode([speechlike(16000, seed=2)])[0]
+    for representation in frames.values():
+        assert representation.std(0).mean() > 0.3 * representation.abs().mean()
+    assert (frames["quantized"] - frames["latent"]).norm() < 0.9 * frames["latent"].norm()
+
+
+@pytest.mark.parametrize("name", ["soundstream-lyra-tiny", "soundstream-lyra"])
+def test_a_frame_depends_on_8224_samples(name: str) -> None:
+    encoder = load_encoder(name, weights="random")
+    frame = 60  # the samples up to 61 * 320, of which 8224 count
+    first = 61 * 320 - 8224
+    clip = speechlike(80 * 320, seed=1)
+    expected = encoder.encode([clip])[0]["latent"][frame]
+    for index, matters in ((first - 1, False), (first, True), (61 * 320 - 1, True), (61 * 320, False)):
+        changed = clip.clone()
+        changed[index] += 1e4
+        assert torch.equal(encoder.encode([changed])[0]["latent"][frame], expected) != matters, index
+
+
+@pytest.mark.parametrize(("longest_s", "seconds"), [(2.0, 7.3), (1.2, 3.0), (60.0, 150.0)])
+def test_windows_give_the_frames_of_one_piece(
+    monkeypatch: pytest.MonkeyPatch, longest_s: float, seconds: float
+) -> None:
+    encoder = load_encoder("soundstream-lyra-tiny", weights="random")
+    samples = speechlike(int(seconds * 16000) + 7, seed=4)
+    whole = encoder.encode([samples])[0]
+    monkeypatch.setattr(encoder, "longest_s", longest_s)
+    windows = frames_of_windows(encoder, samples)
+    assert windows["latent"].shape == whole["latent"].shape
+    assert relative_error(windows["latent"], whole["latent"]) <= 1e-6
+    assert frames_off(windows["quantized"], whole["quantized"]) <= len(whole["quantized"]) // 200
+    monkeypatch.setattr(encoder, "context_s", 0.25)  # less than the receptive field shows
+    assert relative_error(frames_of_windows(encoder, samples)["latent"], whole["latent"]) > 1e-6
 
 
 def test_random_weights_are_seeded_by_the_name_and_leave_the_generator_alone() -> None:

@@ -17,6 +17,8 @@ from pipelines.encoders.torchaudio_guard import ensure_torchaudio_importable
 from pipelines.encoders.weights import random_initialisation
 from pipelines.encoders.xvector import NOISE_MEAN, XVectorEncoder
 from pipelines.errors import WeightsError
+from tests.encoders.batches import speechlike
+from tests.encoders.in_windows import distance, embeddings_of_windows
 
 ensure_torchaudio_importable()
 
@@ -181,7 +183,7 @@ def test_groups_on_the_cpu_cover_the_batch(encoder: XVectorEncoder, monkeypatch:
     clips = _ragged_batch()
     expected = encoder.encode(clips)
     for limit in (1, 5000, 10**9):  # every clip alone, a few together, all together
-        monkeypatch.setattr("pipelines.encoders.xvector._CPU_GROUP_SAMPLES", limit)
+        monkeypatch.setattr("pipelines.encoders.fbank._CPU_GROUP_SAMPLES", limit)
         for found, whole in zip(encoder.encode(clips), expected, strict=True):
             assert _relative(found["embedding"], whole["embedding"]) < TOLERANCE
 
@@ -216,6 +218,15 @@ def test_one_representation_of_one_frame(encoder: XVectorEncoder) -> None:
     assert representation.frames.shape == (3, 1, 32)
     assert representation.num_frames.tolist() == [1, 1, 1]
     assert encoder.num_frames(123456) == 1
+
+
+def test_long_recordings_come_in_windows(encoder: XVectorEncoder) -> None:
+    """Close to the embedding in one piece, not equal; tests/real/test_long_recordings.py has the figure on speech."""
+    recording, another = speechlike(150 * 16000, seed=1), speechlike(150 * 16000, seed=2)
+    whole, other = (encoder.encode([samples])[0]["embedding"][0] for samples in (recording, another))
+    embeddings, mean = embeddings_of_windows(encoder, recording)
+    assert len(embeddings) == 3
+    assert TOLERANCE < distance(mean, whole) < 0.2 * distance(other, whole)
 
 
 def test_random_weights_depend_on_the_name_only() -> None:

@@ -1,12 +1,9 @@
-"""A cheap encoder and a corpus of sines for tests of extraction.
-
-``python -m tests.extraction.fakes CACHE ROOT COUNT SLEEP_S`` extracts a corpus slowly: something to kill.
-"""
+"""A cheap encoder and a corpus of sines for tests of extraction."""
 
 from __future__ import annotations
 
-import functools
-import sys
+import os
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,10 +17,19 @@ from pipelines.corpora.manifest import Manifest, manifest_from_rows
 from pipelines.encoders.base import Encoder, PaddedRepresentation
 from pipelines.encoders.catalogue import EncoderSpec
 from pipelines.encoders.weights import WeightsInfo
-from pipelines.extraction import worker
-from pipelines.extraction.engines.local import extract_corpus
 
-__all__ = ["HOP", "RATE", "FakeEncoder", "make_corpus", "recall_corpus", "sine"]
+__all__ = [
+    "HOP",
+    "RATE",
+    "FakeEncoder",
+    "load_broken_fake",
+    "load_dying_fake",
+    "load_fake",
+    "load_other_fake",
+    "make_corpus",
+    "recall_corpus",
+    "sine",
+]
 
 RATE, HOP, DIM = 8000, 80, 4
 POISON = 0.99
@@ -83,6 +89,47 @@ class FakeEncoder(Encoder):
         yield PaddedRepresentation(name="shape", frames=shape, num_frames=lengths)
 
 
+def load_fake(*, device: str, kill_once: Path | None = None, sleep_s: float = 0.0) -> FakeEncoder:
+    """What a worker process loads; the first one that encodes where there is no file ``kill_once`` makes it and dies."""
+    assert device == "cpu"
+    return _Mortal(kill_once, sleep_s) if kill_once is not None else FakeEncoder(sleep_s=sleep_s)
+
+
+class _Mortal(FakeEncoder):
+    def __init__(self, kill_once: Path, sleep_s: float) -> None:
+        super().__init__(sleep_s=sleep_s)
+        self.kill_once = kill_once
+
+    def encode_padded(self, batch: Sequence[Tensor]) -> Iterator[PaddedRepresentation]:
+        try:
+            self.kill_once.touch(exist_ok=False)
+        except FileExistsError:
+            yield from super().encode_padded(batch)
+            return
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _Dying(FakeEncoder):
+    def encode_padded(self, batch: Sequence[Tensor]) -> Iterator[PaddedRepresentation]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        yield from super().encode_padded(batch)
+
+
+def load_dying_fake(*, device: str) -> FakeEncoder:
+    """Dies with every batch."""
+    return _Dying()
+
+
+def load_other_fake(*, device: str) -> FakeEncoder:
+    """Other weights in every process."""
+    return FakeEncoder(digest=f"{os.getpid():064d}")
+
+
+def load_broken_fake(*, device: str) -> FakeEncoder:
+    """Fails in worker processes only."""
+    return FakeEncoder(fail_at=0)
+
+
 def sine(number: int, *, seconds: float | None = None, level: float = 0.5) -> np.ndarray:
     """A clip that belongs to its number alone; lengths vary from 0.05 s to 0.35 s."""
     seconds = 0.05 + (number * 7 % 30) / 100 if seconds is None else seconds
@@ -114,15 +161,3 @@ def recall_corpus(root: Path, *, count: int) -> Manifest:
         for n in range(count)
     ]  # fmt: skip
     return manifest_from_rows("toy", rows, root=root)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    worker.plan_batches = functools.partial(worker.plan_batches, max_padding=1.0)  # one batch per block
-    extract_corpus(
-        recall_corpus(Path(sys.argv[2]), count=int(sys.argv[3])),
-        FakeEncoder(sleep_s=float(sys.argv[4])),
-        cache_dir=Path(sys.argv[1]),
-        block_rows=4,
-        progress=lambda state: print(state.rows_done, flush=True),
-    )

@@ -1,34 +1,37 @@
-"""Extraction on this machine: one process, one device, recordings decoded ahead of the model.
+"""Extraction on this machine, in this process, on one device.
 
-While the model encodes one block, threads decode the next one. The store is written block by block; a run that is stopped
-at any moment, by Ctrl-C or ``kill -9``, is continued by the same command.
+Recordings are decoded ahead of the model and blocks are written behind it. A run that is stopped at any moment, by Ctrl-C or
+``kill -9``, is continued by the same command.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
-import numpy as np
 import torch
 
+from pipelines.audio.conditions import Distortion
 from pipelines.audio.decode import RESAMPLER, decoder_versions
 from pipelines.corpora.manifest import Manifest
 from pipelines.encoders.base import Encoder
-from pipelines.errors import AudioError, DeviceError
-from pipelines.extraction.blocks import Block, make_blocks
-from pipelines.extraction.worker import DecodedClip, decode_clips, encode_block
-from pipelines.store.embeddings import BLOCK_ROWS, DONE, EmbeddingStore, open_store, open_writer, store_path
+from pipelines.errors import DeviceError
+from pipelines.extraction.sink import BlockSink, FailureLimit
+from pipelines.extraction.worker import Work, run_blocks
+from pipelines.locations import Location
+from pipelines.store.embeddings import (
+    BLOCK_ROWS,
+    EmbeddingStore,
+    FrameSpec,
+    open_store,
+    open_writer,
+    store_path,
+)
 from pipelines.store.provenance import Provenance
 
 __all__ = ["ExtractionProgress", "choose_device", "extract_corpus", "extraction_provenance"]
-
-_DECODE_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,9 @@ class ExtractionProgress:
     """How far an extraction is.
 
     Attributes:
-        rows_done: utterances that are in the store or in the block being encoded.
+        rows_done: utterances that are in the store or in a block being encoded.
         rows_total: utterances of the corpus.
-        rows_failed: utterances of finished blocks, in this run, that could not be used.
+        rows_failed: utterances of the corpus that could not be used, as far as they are in the store.
         audio_s: seconds of audio encoded in this run.
     """
 
@@ -72,16 +75,28 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def extraction_provenance(manifest: Manifest, encoder: Encoder, *, condition: str = "clean") -> Provenance:
-    """What a store made from this manifest by this encoder says about itself."""
+def extraction_provenance(
+    manifest: Manifest, encoder: Encoder, *, distortion: Distortion | None = None, device: str | None = None
+) -> Provenance:
+    """What a store made from this manifest by this encoder says about itself.
+
+    Args:
+        manifest: the corpus.
+        encoder: the frozen model.
+        distortion: what is done to the waveforms; None for nothing.
+        device: kind of device that computes; the encoder's own unless given.
+    """
     spec, weights = encoder.spec, encoder.weights
-    packages = ("torch", "transformers", "speechbrain", "encodec", "numpy")
+    packages = ["torch", "transformers", "speechbrain", "encodec", "numpy"]
+    if distortion is not None:
+        packages.append("scipy")
     return Provenance(
         corpus=manifest.corpus,
         manifest_digest=manifest.digest,
         encoder=spec.name,
         family=spec.family,
-        condition=condition,
+        condition=distortion.name if distortion is not None else "clean",
+        condition_digest=distortion.digest if distortion is not None else "",
         weights_kind=weights.kind,
         weights_source=weights.source,
         weights_revision=weights.revision,
@@ -92,8 +107,8 @@ def extraction_provenance(manifest: Manifest, encoder: Encoder, *, condition: st
         dim=spec.dim,
         sample_rate_hz=spec.sample_rate_hz,
         resampler=RESAMPLER,
-        precision="float32",
-        device=encoder.device.type,
+        precision=encoder.precision,
+        device=device or encoder.device.type,
         versions={
             **{name: version(name) for name in packages},
             **decoder_versions(),
@@ -106,8 +121,13 @@ def extract_corpus(
     manifest: Manifest,
     encoder: Encoder,
     *,
-    cache_dir: Path,
-    condition: str = "clean",
+    cache_dir: Location,
+    distortion: Distortion | None = None,
+    frames: FrameSpec | None = None,
+    shard: tuple[int, int] | None = None,
+    decode_workers: int | None = None,
+    max_failures: int | None = None,
+    retry_failed: bool = False,
     progress: Callable[[ExtractionProgress], None] | None = None,
     block_rows: int = BLOCK_ROWS,
 ) -> EmbeddingStore:
@@ -117,83 +137,55 @@ def extract_corpus(
         manifest: the corpus, with its root.
         encoder: the frozen model.
         cache_dir: folder of the stores.
-        condition: what was done to the waveforms, ``clean`` for nothing.
+        distortion: what is done to the waveforms; None for nothing.
+        frames: which frames to keep beside the pooled values; None for none.
+        shard: (i, n): only every n-th block, beginning with block i; others do the rest.
+        decode_workers: processes that decode; None for what suits the device.
+        max_failures: stop when more recordings than this have failed; None for never.
+        retry_failed: do the blocks with failed recordings again.
         progress: called after every batch.
         block_rows: rows per block of a new store.
 
     Returns:
-        The finished store, opened for reading.
+        The store, opened for reading; complete unless other shards are not.
 
     Raises:
         ProvenanceError: a store made from something else is there.
         StoreError: another process is writing it.
         StorageError: the disk is full or cannot be written.
         AudioError: not one recording of the first block can be used, or the corpus' folder has gone.
+        FailuresError: more than ``max_failures`` recordings failed.
     """
-    path = store_path(cache_dir, manifest.corpus, encoder.spec.name, condition)
-    provenance = extraction_provenance(manifest, encoder, condition=condition)
+    provenance = extraction_provenance(manifest, encoder, distortion=distortion)
+    path = store_path(cache_dir, manifest.corpus, encoder.spec.name, provenance.condition)
     with open_writer(
-        path, provenance=provenance, utterance_ids=manifest.utterance_ids, block_rows=block_rows
+        path,
+        provenance=provenance,
+        utterance_ids=manifest.utterance_ids,
+        block_rows=block_rows,
+        frames=frames,
+        shard=shard,
+        retry_failed=retry_failed,
     ) as writer:
-        rows_done, rows_failed, audio_s = writer.rows_done(), 0, 0.0
+        indices = writer.blocks_to_do()
+        first, step = shard or (0, 1)
+        rows_total = sum(len(writer.rows_of(index)) for index in range(first, writer.num_blocks, step))
+        rows_done, audio_s = rows_total - sum(len(writer.rows_of(index)) for index in indices), 0.0
+        earlier = {} if retry_failed else writer.store.failures()
+        failures = FailureLimit(allowed=max_failures, failed=earlier, total=len(manifest))
 
-        def report(rows: int, seconds: float) -> None:
+        def report(finished: int, seconds: float) -> None:
             nonlocal rows_done, audio_s
-            rows_done += rows
+            rows_done += finished
             audio_s += seconds
             if progress is not None:
-                progress(ExtractionProgress(rows_done, len(manifest), rows_failed, audio_s))
+                progress(ExtractionProgress(rows_done, rows_total, failures.count, audio_s))
 
         report(0, 0.0)
-        blocks = make_blocks(manifest, block_rows=writer.store.block_rows, indices=writer.blocks_to_do())
-        known = np.flatnonzero(writer.store.status == DONE)
-        witness = manifest.audio_paths()[known[0]] if len(known) else None  # a recording that could be used
-        with closing(_decoded_ahead(blocks, encoder.spec.sample_rate_hz)) as decoded:
-            for block, clips in decoded:
-                unusable = sum(clip.waveform is None for clip in clips)
-                if unusable == len(clips):
-                    _check_root(manifest, clips, witness)
-                result = encode_block(clips, encoder, done=report)
-                writer.write_block(block.index, result)
-                rows_failed += sum(bool(reason) for reason in result.failure)
-                if witness is None:
-                    usable = (path for path, reason in zip(block.paths, result.failure, strict=True) if not reason)
-                    witness = next(usable, None)
-                report(unusable, 0.0)
-    return open_store(path)
-
-
-def _check_root(manifest: Manifest, clips: Sequence[DecodedClip], witness: Path | None) -> None:
-    """Of a block, nothing can be used: are these recordings broken, or has the whole corpus gone?
-
-    Failures are kept in the store and not tried again, so a folder that is not mounted must not be taken for broken files.
-
-    Raises:
-        AudioError: no recording of this corpus could be used so far, or the one that could is gone.
-    """
-    if witness is None:
-        raise AudioError(
-            f"None of the first {len(clips)} recordings can be used. The first one: {clips[0].failure} Check --data-root: it is"
-            f" {manifest.root}."
-        )
-    if not witness.is_file():
-        raise AudioError(
-            f"None of the next {len(clips)} recordings can be used, and {witness}, which could be, is not there any more. Check"
-            f" --data-root, and that the disk is still mounted: it is {manifest.root}. The same command goes on from here."
-        )
-
-
-def _decoded_ahead(blocks: list[Block], rate_hz: int) -> Generator[tuple[Block, list[DecodedClip]]]:
-    """Every block with its recordings; while one is used, the next is being decoded."""
-    with ThreadPoolExecutor(_DECODE_THREADS) as threads, ThreadPoolExecutor(1) as ahead:
-        pending: Future[list[DecodedClip]] | None = None
-        try:
-            for position, block in enumerate(blocks):
-                clips = pending.result() if pending is not None else decode_clips(block.paths, rate_hz, threads)
-                if position + 1 < len(blocks):
-                    pending = ahead.submit(decode_clips, blocks[position + 1].paths, rate_hz, threads)
-                yield block, clips
-        finally:
-            if pending is not None:
-                pending.cancel()
-            threads.shutdown(wait=True, cancel_futures=True)
+        work = Work(manifest, writer.store.block_rows, distortion, frames, decode_workers)
+        with BlockSink(writer=writer, manifest=manifest, failures=failures) as sink:
+            for block, result in run_blocks(work, encoder, indices, done=report):
+                sink.accept(block, result)
+        if indices:
+            report(0, 0.0)  # the last failures
+    return open_store(path, complete=shard is None)
