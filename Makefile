@@ -49,7 +49,8 @@ gpu-check: $(INSTALLED)
 	@if $(VENV)/bin/python -c "import torch; raise SystemExit(not torch.cuda.is_available())"; then \
 	  $(HYFUSE) bench extract --device cuda --files flac --audio-seconds 36000 \
 	    --model wavlm --model hubert --model encodec --model soundstream --model xvector && \
-	  $(HYFUSE) bench extract --device cuda --files flac --audio-seconds 36000 --precision bf16 --model wavlm --model hubert; \
+	  $(HYFUSE) bench extract --device cuda --files flac --audio-seconds 36000 --precision bf16 --model wavlm --model hubert && \
+	  $(HYFUSE) bench train --device cuda --heads 400; \
 	else echo "gpu-check: this torch sees no CUDA device; the benchmarks are left out"; fi
 
 lint: $(INSTALLED)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import pipelines
-from hyfuse_cli import bench, cache, compare, corpora, embed, extract, models, train
+from hyfuse_cli import bench, cache, compare, compare_runs, corpora, embed, extract, models, report, train, tune
 from pipelines.errors import HyfuseError
 
 __all__ = ["app", "main"]
@@ -28,6 +28,9 @@ app.command("extract")(extract.extract)
 app.command("embed")(embed.embed)
 app.command("train")(train.train)
 app.command("compare")(compare.compare)
+app.command("compare-runs")(compare_runs.compare_runs)
+app.command("tune")(tune.tune)
+app.command("report")(report.report)
 app.add_typer(corpora.app, name="corpora")
 app.add_typer(models.app, name="models")
 app.add_typer(cache.app, name="cache")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hyfuse_cli import console
 from hyfuse_cli.options import DEFAULT_CACHE, CacheDir
+
+if TYPE_CHECKING:
+    from pipelines.locations import Location
 
 __all__ = ["app"]
 
@@ -95,8 +98,32 @@ def prepare_corpus(name: _NAME, root: _ROOT = None, cache_dir: CacheDir = DEFAUL
 
 
 @app.command("check")
-def check_corpus(name: _NAME, root: _ROOT = None, cache_dir: CacheDir = DEFAULT_CACHE) -> None:
-    """Decode every recording of a corpus and report what is odd. Exit status 1 if something is wrong."""
+def check_corpus(
+    name: _NAME,
+    root: _ROOT = None,
+    split: Annotated[
+        Path | None,
+        typer.Option(
+            "--split",
+            help="CSV/Parquet of folds to check for leaks instead: utterance_id, fold, part; or utterance_id, split.",
+        ),
+    ] = None,
+    near: Annotated[
+        bool, typer.Option("--near", help="With --split: also look for copies at another level, coding or rate.")
+    ] = False,
+    cache_dir: CacheDir = DEFAULT_CACHE,
+) -> None:
+    """Decode every recording of a corpus and report what is odd, or, with --split, what leaks from training to test.
+
+    Exit status 1 if something is wrong.
+    """
+    from pipelines.errors import ConfigError
+
+    if split is not None:
+        _check_folds(name, split, root=root, near=near, cache_dir=cache_dir)
+        return
+    if near:
+        raise ConfigError("--near compares training with test recordings and needs their folds: add --split FOLDS.csv.")
     from pipelines.corpora.resolve import audit_corpus
 
     with console.meter(f"checking {name}", "recordings") as update:
@@ -120,3 +147,25 @@ def check_corpus(name: _NAME, root: _ROOT = None, cache_dir: CacheDir = DEFAULT_
         console.out.print("Nothing odd was found.")
     if any(finding.level == "error" for finding in audit.findings):
         raise typer.Exit(1)
+
+
+def _check_folds(name: str, split: Path, *, root: Path | None, near: bool, cache_dir: Location) -> None:
+    """Check a user's folds; the corpus is remembered, as by ``prepare``."""
+    from pipelines.corpora.leaks import audit_split, read_split
+    from pipelines.corpora.resolve import resolve_corpus
+
+    manifest = resolve_corpus(name, cache_dir=cache_dir, data_root=root).manifest
+    given = read_split(split, manifest)
+    with console.meter(f"checking {split.name}", "recordings") as update:
+        findings = audit_split(manifest, given, near=near, progress=update)
+    for fold in given.split.folds:
+        parts = ", ".join(f"{part} {len(getattr(fold, part))}" for part in ("train", "validation", "test"))
+        console.out.print(f"fold {fold.name:<8}{parts}", markup=False, soft_wrap=True)
+    console.show_findings(findings)
+    wrong = sum(finding.level == "error" for finding in findings)
+    if wrong:
+        console.out.print(
+            f"{split.name} leaks: {wrong} finding{'s' if wrong > 1 else ''} of level error.", markup=False
+        )
+        raise typer.Exit(1)
+    console.out.print(f"Nothing leaks from training to test in {split.name}.", markup=False)

@@ -22,6 +22,7 @@ __all__ = [
     "ManifestError",
     "ProtocolError",
     "ProvenanceError",
+    "RunError",
     "StorageError",
     "StoreError",
     "UnknownNameError",
@@ -94,6 +95,10 @@ class ProvenanceError(StoreError):
 
 class UtteranceError(StoreError):
     """Utterances that are asked for and not in the store, or failed there."""
+
+
+class RunError(HyfuseError, ValueError):
+    """A run folder that is absent, unfinished, damaged or of another version."""
 
 
 class StorageError(HyfuseError, OSError):

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.errors import ConfigError
-from pipelines.fusion.stacked import StackedDropout, StackedLayerNorm, StackedLinear
+from pipelines.fusion.front_ends import StackedDense, make_front_end
+from pipelines.fusion.stacked import StackedDropout, StackedLayerNorm, StackedLinear, StackedModalityDropout
 
 __all__ = ["AttentionHead"]
 
@@ -32,6 +33,9 @@ class AttentionHead(nn.Module):
         input_dropout: share of input features dropped in training.
         dropout: share of fused features dropped in training.
         attention_heads: A, the number of parallel attentions.
+        front_end: "linear" or "cnn".
+        dense_dim: width of a dense layer before the output; 0 for none.
+        modality_dropout: share of training rows that one input is hidden from.
 
     Raises:
         ConfigError: ``hidden_dim`` cannot be divided into ``attention_heads`` equal parts.
@@ -48,6 +52,9 @@ class AttentionHead(nn.Module):
         input_dropout: float = 0.0,
         dropout: float = 0.0,
         attention_heads: int = 4,
+        front_end: str = "linear",
+        dense_dim: int = 0,
+        modality_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if hidden_dim % attention_heads:
@@ -56,15 +63,17 @@ class AttentionHead(nn.Module):
                 "width. Choose attention_heads so that it divides hidden_dim."
             )
         self.attention_heads = attention_heads
+        self.hide = StackedModalityDropout(modality_dropout, head_seeds=head_seeds)
         self.left_drop = StackedDropout(input_dropout, head_seeds=head_seeds, name="left")
         self.right_drop = StackedDropout(input_dropout, head_seeds=head_seeds, name="right")
-        self.left_project = StackedLinear(left_dim, hidden_dim, head_seeds=head_seeds, name="left")
-        self.right_project = StackedLinear(right_dim, hidden_dim, head_seeds=head_seeds, name="right")
+        self.left_project = make_front_end(front_end, left_dim, hidden_dim, head_seeds=head_seeds, name="left")
+        self.right_project = make_front_end(front_end, right_dim, hidden_dim, head_seeds=head_seeds, name="right")
         self.query_key_value = StackedLinear(hidden_dim, 3 * hidden_dim, head_seeds=head_seeds, name="qkv")
         self.join = StackedLinear(hidden_dim, hidden_dim, head_seeds=head_seeds, name="join")
         self.norm = StackedLayerNorm(hidden_dim, head_count=len(head_seeds))
+        self.dense = StackedDense(2 * hidden_dim, dense_dim, head_seeds=head_seeds)
         self.drop = StackedDropout(dropout, head_seeds=head_seeds, name="hidden")
-        self.classify = StackedLinear(2 * hidden_dim, num_classes, head_seeds=head_seeds, name="classify")
+        self.classify = StackedLinear(self.dense.out_features, num_classes, head_seeds=head_seeds, name="classify")
 
     def forward(self, left: Tensor, right: Tensor, *, record: dict[str, Tensor] | None = None) -> Tensor:
         """Fuse and classify.
@@ -79,6 +88,7 @@ class AttentionHead(nn.Module):
         Returns:
             Logits, [H, B, C].
         """
+        left, right = self.hide(left, right)
         left_token = self.left_project(self.left_drop(left))  # [H, B, D]
         right_token = self.right_project(self.right_drop(right))
         heads, rows, width = left_token.shape
@@ -94,5 +104,5 @@ class AttentionHead(nn.Module):
         mixed = (weights.unsqueeze(-1) * value.unsqueeze(1)).sum(dim=2)  # [H, 2, B, A, D / A]
         attended = self.norm(tokens + self.join(mixed.reshape(heads, 2 * rows, width)))
         fused = torch.cat(attended.split(rows, dim=1), dim=-1)  # [H, B, 2 D]
-        logits: Tensor = self.classify(self.drop(fused))
+        logits: Tensor = self.classify(self.drop(self.dense(fused)))
         return logits

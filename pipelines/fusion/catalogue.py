@@ -23,6 +23,7 @@ __all__ = [
     "FusionOption",
     "FusionSpec",
     "OptionValue",
+    "applicable_options",
     "build_head",
     "fusion_options",
     "fusion_spec",
@@ -70,6 +71,70 @@ class FusionSpec:
     """How many representations it takes."""
 
 
+_FRONT: dict[str, FusionOption] = {
+    "front_end": FusionOption(
+        default="linear",
+        about="from a representation to the hidden dimensions: an affine map, or two convolutions and an affine map",
+        choices=("linear", "cnn"),
+    ),
+    "dense_dim": FusionOption(
+        default=0,
+        about="width of a dense ReLU layer between fusion and output layer; 0 for none",
+        minimum=0,
+        maximum=4096,
+    ),
+}
+"""Options of every head, the baseline included."""
+
+_PAIR: dict[str, FusionOption] = {
+    **_FRONT,
+    "modality_dropout": FusionOption(
+        default=0.0,
+        about="share of training utterances that one of the two inputs is hidden from",
+        minimum=0.0,
+        maximum=0.99,
+    ),
+}
+"""Options of every fusion."""
+
+_ORDER: dict[str, FusionOption] = {
+    "order": FusionOption(
+        default="left-right",
+        about="which representation is the first operand of the Möbius addition",
+        choices=("left-right", "right-left"),
+    ),
+}
+
+_BALL: dict[str, FusionOption] = {
+    "curvature": FusionOption(
+        default=1.0,
+        about="c of the ball of curvature -c; where it is learned, its start",
+        minimum=0.001,
+        maximum=10.0,
+    ),
+    "learn_curvature": FusionOption(
+        default="no",
+        about="whether each head learns c, within a factor of ten of its start",
+        choices=("no", "yes"),
+    ),
+    "classifier": FusionOption(
+        default="dense",
+        about="output layer: affine on the tangent vector at the origin, or multinomial logistic regression in the ball",
+        choices=("dense", "mlr"),
+    ),
+}
+"""Options of every fusion in the ball."""
+
+_RADIUS: dict[str, FusionOption] = {
+    "max_radius": FusionOption(
+        default=0.5,
+        about="upper bound of the learned tangent length of each stream before the lift",
+        minimum=0.01,
+        maximum=3.0,
+    ),
+}
+
+
 FUSIONS: dict[str, FusionSpec] = {
     spec.name: spec
     for spec in (
@@ -80,6 +145,16 @@ FUSIONS: dict[str, FusionSpec] = {
             class_name="ConcatHead",
             source="common practice; the baseline of HYFuse (arXiv 2506.03403)",
             commutative=True,
+            options=MappingProxyType(_PAIR),
+        ),
+        FusionSpec(
+            name="gated",
+            summary="a gate per dimension mixes the two projections",
+            module="pipelines.fusion.gated",
+            class_name="GatedHead",
+            source="gated multimodal unit, Arevalo et al. 2017 (arXiv 1702.01992)",
+            commutative=True,
+            options=MappingProxyType(_PAIR),
         ),
         FusionSpec(
             name="attention",
@@ -95,37 +170,73 @@ FUSIONS: dict[str, FusionSpec] = {
                         about="parallel attentions, each over an equal part of the hidden dimensions",
                         minimum=1,
                     ),
+                    **_PAIR,
+                }
+            ),
+        ),
+        FusionSpec(
+            name="bilinear",
+            summary="products of the two projections through a low-rank bilinear form, first-order terms kept",
+            module="pipelines.fusion.bilinear",
+            class_name="BilinearHead",
+            source="low-rank multimodal fusion, Liu et al. 2018 (arXiv 1806.00064)",
+            commutative=True,
+            options=MappingProxyType(
+                {
+                    "rank": FusionOption(
+                        default=64,
+                        about="number of products",
+                        minimum=1,
+                        maximum=4096,
+                    ),
+                    **_PAIR,
                 }
             ),
         ),
         FusionSpec(
             name="hyperbolic",
-            summary="Möbius addition of the two projections in the Poincaré ball, at a controlled radius",
+            summary="Möbius addition of the two projections in the Poincaré ball, at a controlled radius (the default)",
             module="pipelines.fusion.hyperbolic",
             class_name="HyperbolicHead",
             source="HYFuse (arXiv 2506.03403) with the operators of Ganea et al. 2018; radius control: hyfuse",
             commutative=False,
-            options=MappingProxyType(
-                {
-                    "order": FusionOption(
-                        default="left-right",
-                        about="which representation is the first operand of the Möbius addition",
-                        choices=("left-right", "right-left"),
-                    ),
-                    "curvature": FusionOption(
-                        default=1.0,
-                        about="c of the ball of curvature -c, fixed",
-                        minimum=0.001,
-                        maximum=10.0,
-                    ),
-                    "max_radius": FusionOption(
-                        default=0.5,
-                        about="upper bound of the learned tangent length of each stream before the lift",
-                        minimum=0.01,
-                        maximum=3.0,
-                    ),
-                }
-            ),
+            options=MappingProxyType({**_ORDER, **_BALL, **_RADIUS, **_PAIR}),
+        ),
+        FusionSpec(
+            name="mobius",
+            summary="Möbius addition as published, without control of the radius: its second operand hardly counts",
+            module="pipelines.fusion.mobius",
+            class_name="MobiusHead",
+            source="HYFuse (arXiv 2506.03403) with the operators of Ganea et al. 2018 (arXiv 1805.09112)",
+            commutative=False,
+            options=MappingProxyType({**_ORDER, **_BALL, **_PAIR}),
+        ),
+        FusionSpec(
+            name="midpoint",
+            summary="the point halfway between the two projections in the Poincaré ball, at a controlled radius",
+            module="pipelines.fusion.midpoint",
+            class_name="MidpointHead",
+            source="gyromidpoint, Ungar 2008; HNN++, Shimizu et al. 2021 (arXiv 2006.08210)",
+            commutative=True,
+            options=MappingProxyType({**_BALL, **_RADIUS, **_PAIR}),
+        ),
+        FusionSpec(
+            name="beta-concat",
+            summary="concatenation in the Poincaré ball, both projections at a controlled radius",
+            module="pipelines.fusion.beta_concat",
+            class_name="BetaConcatHead",
+            source="HNN++, Shimizu et al. 2021 (arXiv 2006.08210)",
+            commutative=True,
+            options=MappingProxyType({**_BALL, **_RADIUS, **_PAIR}),
+        ),
+        FusionSpec(
+            name="barycentre",
+            summary="as midpoint, but each head learns how much either projection weighs",
+            module="pipelines.fusion.barycentre",
+            class_name="BarycentreHead",
+            source="weighted gyromidpoint, Ungar 2008; HNN++, Shimizu et al. 2021 (arXiv 2006.08210)",
+            commutative=True,
+            options=MappingProxyType({**_BALL, **_RADIUS, **_PAIR}),
         ),
     )
 }
@@ -141,6 +252,7 @@ _BASELINE = FusionSpec(
     class_name="SingleHead",
     source="baseline",
     commutative=True,
+    options=MappingProxyType(_FRONT),
     inputs=1,
 )
 
@@ -187,6 +299,27 @@ def fusion_options(name: str, given: Mapping[str, object] | None = None) -> dict
         key: _checked(name, key, option, given[key]) if key in given else option.default
         for key, option in spec.options.items()
     }
+
+
+def applicable_options(name: str, given: Mapping[str, object]) -> dict[str, object]:
+    """Those of some options that a fusion has: for options meant for several fusions at once, as a recipe's are.
+
+    Args:
+        name: the fusion, or "single".
+        given: options by name.
+
+    Returns:
+        The options that the fusion has, unchecked, in the order given.
+
+    Raises:
+        UnknownNameError: no such fusion, or an option that no fusion has.
+    """
+    own = fusion_spec(name).options
+    known = {key for spec in (*FUSIONS.values(), _BASELINE) for key in spec.options}
+    for key in given:
+        if key not in known:
+            raise unknown_name("option of the fusions", key, known)
+    return {key: value for key, value in given.items() if key in own}
 
 
 def build_head(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from pipelines.fusion.front_ends import StackedDense, make_front_end
 from pipelines.fusion.stacked import StackedDropout, StackedLinear
 
 __all__ = ["SingleHead"]
@@ -25,6 +26,8 @@ class SingleHead(nn.Module):
         hidden_dim: D, width after the projection.
         input_dropout: share of input features dropped in training.
         dropout: share of hidden features dropped in training.
+        front_end: "linear" or "cnn".
+        dense_dim: width of a dense layer before the output; 0 for none.
     """
 
     def __init__(
@@ -36,12 +39,15 @@ class SingleHead(nn.Module):
         hidden_dim: int = 120,
         input_dropout: float = 0.0,
         dropout: float = 0.0,
+        front_end: str = "linear",
+        dense_dim: int = 0,
     ) -> None:
         super().__init__()
         self.left_drop = StackedDropout(input_dropout, head_seeds=head_seeds, name="left")
-        self.left_project = StackedLinear(left_dim, hidden_dim, head_seeds=head_seeds, name="left")
+        self.left_project = make_front_end(front_end, left_dim, hidden_dim, head_seeds=head_seeds, name="left")
+        self.dense = StackedDense(hidden_dim, dense_dim, head_seeds=head_seeds)
         self.drop = StackedDropout(dropout, head_seeds=head_seeds, name="hidden")
-        self.classify = StackedLinear(hidden_dim, num_classes, head_seeds=head_seeds, name="classify")
+        self.classify = StackedLinear(self.dense.out_features, num_classes, head_seeds=head_seeds, name="classify")
 
     def forward(self, left: Tensor, *, record: dict[str, Tensor] | None = None) -> Tensor:
         """Classify.
@@ -54,5 +60,5 @@ class SingleHead(nn.Module):
             Logits, [H, B, C].
         """
         hidden = self.left_project(self.left_drop(left)).relu()  # [H, B, D]
-        logits: Tensor = self.classify(self.drop(hidden))
+        logits: Tensor = self.classify(self.drop(self.dense(hidden)))
         return logits

@@ -13,9 +13,10 @@ Conventions:
      starts and ends on a whole number of vector registers.
   2. One intra-op thread (a product may be split along the summed dimension otherwise).
 
-  :class:`StackedLinear` does a third thing itself: a result matrix that starts off a 16-byte boundary is
+  :func:`stacked_product` does a third thing itself: a result matrix that starts off a 16-byte boundary is
   rounded differently by MKL (measured: widths 6 and 7), so it computes a multiple of eight columns and cuts
-  the rest off.
+  the rest off. A number per head goes through :func:`per_row` before any function of it is taken, for the
+  sake of rule 1.
 """
 
 from __future__ import annotations
@@ -34,8 +35,11 @@ __all__ = [
     "StackedDropout",
     "StackedLayerNorm",
     "StackedLinear",
+    "StackedModalityDropout",
     "head_generators",
     "padded_rows",
+    "per_row",
+    "stacked_product",
     "stacked_scalar",
 ]
 
@@ -71,6 +75,34 @@ def stacked_scalar(value: float, *, head_count: int) -> nn.Parameter:
     return nn.Parameter(torch.full((head_count, 1, 1), value))
 
 
+def per_row(scalar: Tensor, rows: int) -> Tensor:
+    """A copy per row of a number per head: [H, 1, n] to [H, rows, n], contiguous.
+
+    On [H, 1, 1] the rounding of a sigmoid would depend on the head's place in the stack.
+    """
+    return scalar.expand(-1, rows, -1).contiguous()
+
+
+def stacked_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """H matrix products side by side, each with the bits it has alone.
+
+    Args:
+        x: [H, B, in].
+        weight: [H, in, out].
+        bias: [H, 1, out], added to every row; None adds nothing.
+
+    Returns:
+        [H, B, out].
+    """
+    out_features = weight.shape[2]
+    excess = -out_features % _COLUMN_MULTIPLE
+    if excess:
+        weight = F.pad(weight, (0, excess))
+        bias = None if bias is None else F.pad(bias, (0, excess))
+    product = torch.bmm(x, weight) if bias is None else torch.baddbmm(bias, x, weight)
+    return product[..., :out_features] if excess else product
+
+
 class StackedLinear(nn.Module):
     """H affine maps side by side: [H, B, in] to [H, B, out].
 
@@ -103,12 +135,7 @@ class StackedLinear(nn.Module):
         Returns:
             [H, B, out].
         """
-        out_features = self.weight.shape[2]
-        excess = -out_features % _COLUMN_MULTIPLE
-        if excess == 0:
-            return torch.baddbmm(self.bias, x, self.weight)
-        wide = torch.baddbmm(F.pad(self.bias, (0, excess)), x, F.pad(self.weight, (0, excess)))
-        return wide[..., :out_features]
+        return stacked_product(x, self.weight, self.bias)
 
 
 class StackedLayerNorm(nn.Module):
@@ -169,6 +196,49 @@ class StackedDropout(nn.Module):
         draws = np.empty((len(self._streams), -(-per_head // 8)), dtype=np.uint64)
         for row, stream in zip(draws, self._streams, strict=True):
             row[:] = stream.random_raw(row.size)
-        keep = draws.view(np.uint8)[:, :per_head] >= self.threshold
-        mask = torch.from_numpy(keep).view(x.shape).to(device=x.device, dtype=x.dtype)
-        return x * mask.mul_(256.0 / (256 - self.threshold))
+        keep = (draws.view(np.uint8)[:, :per_head] >= self.threshold).view(np.uint8)
+        factor = np.float32(256.0 / (256 - self.threshold))
+        mask = torch.from_numpy(np.multiply(keep, factor, dtype=np.float32))  # torch converts booleans at half the pace
+        return x * mask.view(x.shape).to(device=x.device, dtype=x.dtype)
+
+
+class StackedModalityDropout(nn.Module):
+    """Hides one of two inputs from some rows in training, either with the same probability, never both.
+
+    A hidden input is set to zero, the mean of standardised features; nothing is scaled up. The probability is rounded to a
+    multiple of 1/128. Idea: ModDrop, Neverova et al. 2016 (arXiv 1501.00102).
+
+    Args:
+        probability: share of rows that lose an input, in [0, 1).
+        head_seeds: H seeds, one per head.
+    """
+
+    def __init__(self, probability: float, *, head_seeds: Sequence[int]) -> None:
+        super().__init__()
+        self.threshold = round(128 * probability)
+        self._streams = [generator.bit_generator for generator in head_generators(head_seeds, "modality.dropout")]
+
+    def forward(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """Hide inputs.
+
+        Args:
+            left: [H, B, Dl].
+            right: [H, B, Dr].
+
+        Returns:
+            Both, with the hidden rows zero.
+        """
+        if not self.training or self.threshold == 0:
+            return left, right
+        rows = left.shape[1]
+        draws = np.empty((len(self._streams), -(-rows // 8)), dtype=np.uint64)
+        for row, stream in zip(draws, self._streams, strict=True):
+            row[:] = stream.random_raw(row.size)
+        levels = draws.view(np.uint8)[
+            :, :rows, None
+        ]  # 0..255: left is hidden below threshold, right from its other end
+        keep_left, keep_right = levels >= self.threshold, levels < 256 - self.threshold
+        return tuple(  # type: ignore[return-value]
+            x * torch.from_numpy(keep).to(device=x.device, dtype=x.dtype)
+            for x, keep in ((left, keep_left), (right, keep_right))
+        )

@@ -15,8 +15,11 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 import pipelines
-from pipelines.corpora.cards import card_names, read_card
+from pipelines.corpora.cards import Card, card_names, read_card
+from pipelines.corpora.leaks import check_split
 from pipelines.corpora.manifest import Manifest
 from pipelines.corpora.protocols import Split, make_split
 from pipelines.errors import ConfigError, StorageError
@@ -24,7 +27,8 @@ from pipelines.evaluation.results import CellScore, HeadRecord, RunFolder, score
 from pipelines.files import TEMPORARY_PREFIX, take_lock, write_atomically
 from pipelines.locations import Location
 from pipelines.training.data import Dataset, default_classes, load_dataset
-from pipelines.training.grid import Cell, code_digest, make_job, run_jobs
+from pipelines.training.grid import LOGISTIC, Cell, choose_device, code_digest, make_job, run_jobs
+from pipelines.training.logistic import PENALTY_C
 from pipelines.training.trainer import TrainConfig
 
 __all__ = ["Comparison", "ComparisonConfig", "compare_cells"]
@@ -38,22 +42,27 @@ class ComparisonConfig:
         protocol: name; empty for the corpus' default.
         seeds: number of seeds; they are 0, 1, 2, …
         pool: ``mean``, ``std`` or ``mean+std``.
-        representations: encoder to representation, where it is not the encoder's default.
+        representations: encoder to representation, where it is not the encoder's default; of an encoder with layers also
+            ``last``, ``weighted`` or the number of a layer.
+        layer: the same for all encoders that have layers and are not among ``representations``; empty for their defaults.
         classes: emotions; empty for those of the corpus' card.
         condition: under which the recordings were encoded, training and test alike.
         selection: which rows train and which epoch is kept (see ``training.trainer``); empty for ``loss`` under an official
             split, whose development part is there for that, and ``fixed`` otherwise.
         train: hyper-parameters of the heads, but for the selection.
+        recipe: name of the recipe that ``train`` and the options of the cells began with; said in notes, decides nothing here.
     """
 
     protocol: str = ""
     seeds: int = 5
     pool: str = "mean+std"
     representations: Mapping[str, str] = field(default_factory=dict)
+    layer: str = ""
     classes: tuple[str, ...] = ()
     condition: str = "clean"
     selection: str = ""
     train: TrainConfig = field(default_factory=TrainConfig)
+    recipe: str = "hyfuse"
 
     def __post_init__(self) -> None:
         if not 1 <= self.seeds <= 1000:
@@ -73,6 +82,8 @@ class Comparison:
         seconds: how long this call took.
         notes: what a table of the scores is about.
         warnings: what a reader of such a table must not overlook.
+        layer_weights: encoder to layer to weight, mean over the encoder's heads alone (over all its heads, if there are none);
+            of encoders whose layers are weighted.
     """
 
     scores: tuple[CellScore, ...]
@@ -83,10 +94,11 @@ class Comparison:
     seconds: float
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+    layer_weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 Progress = Callable[[int, int, str], None]
-"""Called with (heads done, heads in all, cell that was finished last)."""
+"""Called with (heads done, heads in all, cell that was worked on last)."""
 
 
 def compare_cells(
@@ -100,6 +112,7 @@ def compare_cells(
     device: str = "cpu",
     save_heads: bool = False,
     progress: Progress | None = None,
+    stack: int | None = None,
 ) -> Comparison:
     """Train and score cells, as far as the run folder does not hold them already.
 
@@ -110,41 +123,27 @@ def compare_cells(
         cache_dir: folder of the stores.
         run_dir: folder of the run.
         workers: processes.
-        device: of the heads.
+        device: of the heads: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         save_heads: whether the parameters of the heads are written as well; heads of earlier calls are then trained again.
-        progress: called whenever a cell is finished.
+        progress: called whenever a stack of heads is finished.
+        stack: heads per stack, at most; what suits the device unless given. It changes no result on a CPU.
 
     Raises:
         HyfuseError: stores, protocol, settings or disk do not allow it; see the named children.
     """
     started = time.monotonic()
-    card = read_card(manifest.corpus) if manifest.corpus in card_names() else None
-    classes = config.classes or default_classes(manifest, card.classes if card else ())
-    encoders = list(dict.fromkeys(name for cell in cells for name in (cell.left, cell.right) if name))
-    dataset = load_dataset(
-        manifest,
-        cache_dir=cache_dir,
-        encoders=encoders,
-        classes=classes,
-        representations=config.representations,
-        pool=config.pool,
-        condition=config.condition,
-    )
-    split = make_split(
-        config.protocol or (card.default_protocol if card else "speaker-5fold"),
-        utterance_ids=dataset.utterance_ids,
-        speakers=dataset.speakers,
-        labels=dataset.label_names,
-        sessions=dataset.sessions,
-        official=dataset.official,
-        test_speakers=card.test_speakers if card else None,
-    )
-    train = replace(config.train, selection=config.selection or _default_selection(split))
+    device = choose_device(device)
+    dataset, split = prepare(manifest, cells, config=config, cache_dir=cache_dir)
+    train = train_config(config, split)
+    said, warned = notes(manifest, dataset, split, config, train), warnings_of(manifest, dataset, split)
     run = RunFolder(run_dir)
-    with _lock(run_dir):
-        write_atomically(
-            run_dir / "config.json", _config_json(dataset, split, cells, config, train), option="--runs-dir"
-        )
+
+    def write_config() -> None:
+        text = config_json(dataset, split, cells, config=config, train=train, said=said, warned=warned)
+        write_atomically(run_dir / "config.json", text, option="--runs-dir")
+
+    with locked(run_dir):
+        write_config()
         jobs = [make_job(dataset, split, cell, seeds=range(config.seeds), config=train) for cell in cells]
         total = sum(len(job.tasks) for job in jobs)
         missing = []
@@ -156,7 +155,7 @@ def compare_cells(
         done = reused
         if progress is not None:
             progress(done, total, "")
-        for result in run_jobs(missing, workers=workers, device=device):
+        for result in run_jobs(missing, workers=workers, device=device, stack=stack, scratch=run_dir):
             run.save(result)
             if save_heads:
                 run.write_heads(result)
@@ -175,8 +174,15 @@ def compare_cells(
             )
         run.write_results(records)
         run.write_predictions(
-            records, utterance_ids=dataset.utterance_ids, labels=dataset.labels, classes=dataset.classes
+            records,
+            utterance_ids=dataset.utterance_ids,
+            speakers=dataset.speakers,
+            labels=dataset.labels,
+            classes=dataset.classes,
         )
+        weights = layer_weights(dataset, records)
+        said += layer_notes(dataset, weights)
+        write_config()
     return Comparison(
         scores=tuple(scores),
         split=split,
@@ -184,13 +190,55 @@ def compare_cells(
         trained=total - reused,
         reused=reused,
         seconds=time.monotonic() - started,
-        notes=tuple(_notes(dataset, split, config, train)),
-        warnings=tuple(_warnings(dataset, split, card.warnings if card else ())),
+        notes=tuple(said),
+        warnings=tuple(warned),
+        layer_weights=weights,
     )
 
 
+def prepare(
+    manifest: Manifest, cells: Sequence[Cell], *, config: ComparisonConfig, cache_dir: Location
+) -> tuple[Dataset, Split]:
+    """The utterances and the folds of a comparison.
+
+    Raises:
+        HyfuseError: stores or protocol do not allow it; see the named children.
+    """
+    card = _card(manifest.corpus)
+    dataset = load_dataset(
+        manifest,
+        cache_dir=cache_dir,
+        encoders=list(dict.fromkeys(name for cell in cells for name in (cell.left, cell.right) if name)),
+        classes=config.classes or default_classes(manifest, card.classes if card else ()),
+        representations=config.representations,
+        layer=config.layer,
+        pool=config.pool,
+        condition=config.condition,
+    )
+    split = make_split(
+        config.protocol or (card.default_protocol if card else "speaker-5fold"),
+        utterance_ids=dataset.utterance_ids,
+        speakers=dataset.speakers,
+        labels=dataset.label_names,
+        sessions=dataset.sessions,
+        official=dataset.official,
+        test_speakers=card.test_speakers if card else None,
+    )
+    return dataset, split
+
+
+def _card(corpus: str) -> Card | None:
+    return read_card(corpus) if corpus in card_names() else None
+
+
+def train_config(config: ComparisonConfig, split: Split) -> TrainConfig:
+    """Hyper-parameters with the selection that the settings ask for or the split suggests."""
+    default = "loss" if split.protocol.startswith("official") else "fixed"
+    return replace(config.train, selection=config.selection or default)
+
+
 @contextmanager
-def _lock(run_dir: Path) -> Iterator[None]:
+def locked(run_dir: Path) -> Iterator[None]:
     """One process works on a run at a time; the system lets go of the lock when the process dies."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -209,9 +257,18 @@ def _lock(run_dir: Path) -> Iterator[None]:
         yield
 
 
-def _config_json(
-    dataset: Dataset, split: Split, cells: Sequence[Cell], config: ComparisonConfig, train: TrainConfig
+def config_json(
+    dataset: Dataset,
+    split: Split,
+    cells: Sequence[Cell],
+    *,
+    config: ComparisonConfig,
+    train: TrainConfig,
+    said: Sequence[str],
+    warned: Sequence[str],
+    more: Mapping[str, object] | None = None,
 ) -> str:
+    """What ``config.json`` of a run says: all that decides on its numbers, and the notes and warnings of its table."""
     content = {
         "hyfuse": pipelines.__version__,
         "code_digest": code_digest(),
@@ -239,16 +296,18 @@ def _config_json(
         "seeds": list(range(config.seeds)),
         "pool": config.pool,
         "condition": config.condition,
+        "recipe": config.recipe,
         "hyper_parameters": asdict(train),
+        "notes": list(said),
+        "warnings": list(warned),
+        **(more or {}),
     }
     return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
 
-def _default_selection(split: Split) -> str:
-    return "loss" if split.protocol.startswith("official") else "fixed"
-
-
-def _notes(dataset: Dataset, split: Split, config: ComparisonConfig, train: TrainConfig) -> list[str]:
+def notes(
+    manifest: Manifest, dataset: Dataset, split: Split, config: ComparisonConfig, train: TrainConfig
+) -> list[str]:
     """What the table is about."""
     who = "speaker-independent" if split.speaker_independent else "speaker-dependent"
     folds, seeds = len(split.folds), config.seeds
@@ -258,26 +317,64 @@ def _notes(dataset: Dataset, split: Split, config: ComparisonConfig, train: Trai
         "last": f"the training part for {train.epochs} epochs, nothing selected",
     }.get(train.selection, f"the training part, best epoch by {train.selection} on the validation part")
     weights = ", ".join(f"{source.encoder} {source.weights_kind}" for source in dataset.sources.values())
-    notes = [
+    found = [
         f"Corpus: {dataset.corpus}, {len(dataset.utterance_ids)} utterances, {len(set(dataset.speakers))} speakers,"
         f" {len(dataset.classes)} emotions ({', '.join(dataset.classes)}).",
         f"Protocol: {split.protocol}, {who}, {folds} fold{'s' if folds > 1 else ''}; {seeds} seed{'s' if seeds > 1 else ''};"
         " scores of all folds pooled, mean over seeds; 95 % intervals by bootstrap over speakers.",
-        f"Heads: trained on {rows}.",
+        f"Heads: recipe {config.recipe}, trained on {rows}"
+        + (", classes weighted by their rarity." if train.class_weights == "balanced" else "."),
+        f"{LOGISTIC}: logistic regression (C = {PENALTY_C:g}) on the standardised embeddings, a pair's side by side; once per"
+        " fold, as nothing in it is random.",
         f"Representations: {sources}; pooling {config.pool}.",
         f"Weights: {weights}.",
     ]
     if config.condition != "clean":
-        notes.append(f"Condition: {config.condition}, of training and test recordings alike.")
+        found.append(f"Condition: {config.condition}, of training and test recordings alike.")
     if dataset.left_out:
-        notes.append(
+        found.append(
             "Left out: " + ", ".join(f"{count} ({reason})" for reason, count in dataset.left_out.items()) + "."
         )
-    return notes
+    checked = check_split(manifest, split, dataset.utterance_ids)
+    return [*found, *(f"Leak check: {finding.message}" for finding in checked if finding.level == "note")]
 
 
-def _warnings(dataset: Dataset, split: Split, of_card: Sequence[str]) -> list[str]:
-    """What a reader must not overlook."""
+def layer_weights(dataset: Dataset, records: Sequence[HeadRecord]) -> dict[str, dict[str, float]]:
+    """Encoder to layer to mean weight, as in :class:`Comparison`."""
+    found: dict[str, dict[str, float]] = {}
+    for name, source in dataset.sources.items():
+        used = [
+            (record.row, side)
+            for record in records
+            for side in ("left", "right")
+            if record.row[side] == name and record.row["fusion"] != LOGISTIC
+        ]
+        alone = [(row, side) for row, side in used if not row["right"]]
+        weights = [
+            [row["diagnostics"][f"{side}_layer_{index:02d}"] for index in range(len(source.layers))]
+            for row, side in alone or used
+        ]
+        if source.layers and weights:
+            found[name] = dict(zip(source.layers, np.mean(weights, axis=0).tolist(), strict=True))
+    return found
+
+
+def layer_notes(dataset: Dataset, weights: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """How the layers of an encoder were weighted, and what they take in memory."""
+    found = []
+    for name, by_layer in weights.items():
+        source = dataset.sources[name]
+        size = 4 * len(dataset.utterance_ids) * len(source.layers) * source.dim / 1e9
+        listed = ", ".join(f"{layer.removeprefix('layer_')}: {100 * weight:.0f}" for layer, weight in by_layer.items())
+        found.append(
+            f"Layer weights of {name}, per cent, mean over heads: {listed} ({size:.2g} GB of layers read; {LOGISTIC} weights all"
+            " alike)."
+        )
+    return found
+
+
+def warnings_of(manifest: Manifest, dataset: Dataset, split: Split) -> list[str]:
+    """What a reader must not overlook; every run is checked for leaks between the parts of its folds."""
     random = [name for name, source in dataset.sources.items() if source.weights_kind == "random"]
     warnings = []
     if random:
@@ -289,4 +386,8 @@ def _warnings(dataset: Dataset, split: Split, of_card: Sequence[str]) -> list[st
             f"speaker-dependent: {split.protocol} has the same speakers in training and test. Compare only with papers that"
             " did the same."
         )
-    return [*warnings, *of_card]
+    card = _card(dataset.corpus)
+    for finding in check_split(manifest, split, dataset.utterance_ids):
+        if finding.level != "note":
+            warnings.append(f"{'LEAK' if finding.level == 'error' else 'Leak check'}: {finding.message}")
+    return [*warnings, *(card.warnings if card else ())]

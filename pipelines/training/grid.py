@@ -1,19 +1,33 @@
 """The grid: which pairs, under which fusions, on which folds and seeds, and how they are worked through.
 
-A *cell* is a pair and a fusion, or a single representation. All heads of a cell (folds x seeds) are trained together, in stacks
-of at most ``STACK`` heads. Cells are independent of each other and are given to worker processes of one thread each. What a
-head ends up with depends on its own fold, seed and settings alone: not on its stack, the number of processes or the order.
+A *cell* is a pair and a fusion, or a single representation. The heads of a cell (folds x seeds) are trained in stacks; stacks
+are independent of each other and are given to worker processes of one thread each. What a head ends up with depends on its own
+fold, seed and settings alone: not on its stack, the number of processes or the order.
+
+Every cell's representations also go through the linear rung (:mod:`pipelines.training.logistic`), as a cell whose fusion is
+``logistic``: one result per fold, under seed 0, since nothing in it is random.
+
+Memory: the embeddings that jobs need are read once from their stores into files beside the run and mapped into every process, so
+that they are in memory once, however many processes there are, and the system may let go of them. What a process adds is its
+batches and a stack's parameters, and for the linear rung a standardised copy of the rows trained on. Measured with 200,000
+utterances of two times 768 numbers, from stores to table (``concat`` and ``logistic``, two folds): 3.0 GB in one process, 4.2 GB
+in two together.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
 import multiprocessing
+import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,26 +37,39 @@ from numpy.typing import NDArray
 
 import pipelines
 from pipelines.corpora.protocols import Split
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, DeviceError, StorageError, WorkerError
+from pipelines.files import TEMPORARY_PREFIX
 from pipelines.fusion.catalogue import SINGLE, fusion_options, fusion_spec
-from pipelines.training.data import Dataset, Source, read_source
+from pipelines.training.data import Dataset, Source, read_source, source_shape
+from pipelines.training.logistic import LOGISTIC, PENALTY_C, train_logistic
 from pipelines.training.trainer import HeadResult, HeadTask, TrainConfig, steps_per_epoch, train_stack
 
 __all__ = [
+    "LOGISTIC",
     "PAIRINGS",
     "STACK",
+    "STACK_ON_GPU",
     "Cell",
     "CellResult",
     "Job",
+    "choose_device",
     "code_digest",
     "make_cells",
     "make_job",
+    "mapped_sources",
     "pair_up",
     "run_jobs",
+    "start_worker",
+    "train_job",
 ]
 
 STACK = 10
-"""Heads per stack, at most."""
+"""Heads per stack on a CPU, at most: smaller stacks pay more for the interpreter, the tensors of larger ones leave the cache."""
+
+STACK_ON_GPU = 500
+"""Heads per stack on a GPU, at most."""
+
+_NO_RESULT = ("bench.py", "plain.py", "recipes.py")  # what a recipe says is in the description of a job
 
 PAIRINGS = ("heterogeneous", "homogeneous", "all")
 
@@ -54,7 +81,7 @@ class Cell:
     Attributes:
         left: encoder name.
         right: encoder name; empty for a single representation.
-        fusion: name of the fusion; ``single`` for a single representation.
+        fusion: name of the fusion, or ``logistic``; ``single`` for a head on a single representation.
         options: of the fusion, where they differ from its defaults.
     """
 
@@ -65,8 +92,11 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """For progress displays and file names."""
-        return f"{self.left}+{self.right} {self.fusion}" if self.right else self.left
+        """What it is called, different for every cell of a run."""
+        if self.right:
+            turned = " (right-left)" if self.options.get("order") == "right-left" else ""
+            return f"{self.left}+{self.right} {self.fusion}{turned}"
+        return self.left if self.fusion == SINGLE else f"{self.left} {self.fusion}"
 
 
 @dataclass(frozen=True)
@@ -118,10 +148,12 @@ class CellResult:
 
 @cache
 def code_digest() -> str:
-    """sha256 over the source of ``fusion`` and ``training``: other code, other results."""
+    """sha256 over the source of ``fusion`` and ``training``: other code, other results. Of what changes no result, nothing."""
     digest = hashlib.sha256()
     root = Path(pipelines.__file__).parent
     for path in sorted([*(root / "fusion").glob("*.py"), *(root / "training").glob("*.py")]):
+        if path.name in _NO_RESULT:
+            continue
         digest.update(f"{path.relative_to(root).as_posix()}\n".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -148,27 +180,50 @@ def pair_up(families: Mapping[str, str], pairing: str = "heterogeneous") -> list
     return {"heterogeneous": mixed, "homogeneous": same, "all": mixed + same}[pairing]
 
 
-def make_cells(pairs: Sequence[tuple[str, str]], fusions: Sequence[str], singles: Sequence[str]) -> list[Cell]:
-    """Cells of a comparison: the singles first, then every pair under every fusion.
+def make_cells(
+    pairs: Sequence[tuple[str, str]],
+    fusions: Sequence[str],
+    singles: Sequence[str],
+    *,
+    options: Mapping[str, Mapping[str, object]] | None = None,
+    both_orders: bool = False,
+) -> list[Cell]:
+    """Cells of a comparison: the singles first, then every pair under every fusion; after either, the linear rung of the same.
+
+    Args:
+        pairs: of encoders.
+        fusions: names.
+        singles: encoders.
+        options: fusion (also ``single``) to its options, where they differ from its defaults.
+        both_orders: whether fusions whose operands have an order come twice, the second time as ``right-left``.
 
     Raises:
-        UnknownNameError: no such fusion.
+        UnknownNameError: no such fusion or option.
     """
-    for name in fusions:
-        fusion_spec(name)
+    given = dict(options or {})
+    for name in (SINGLE, *fusions):
+        fusion_options(name, given.get(name))
     return [
-        *(Cell(name, "", SINGLE) for name in singles),
-        *(Cell(left, right, fusion) for left, right in pairs for fusion in fusions),
+        *(Cell(name, "", SINGLE, given.get(SINGLE, {})) for name in singles),
+        *(Cell(name, "", LOGISTIC) for name in singles),
+        *(
+            Cell(left, right, fusion, {**given.get(fusion, {}), **order})
+            for left, right in pairs
+            for fusion in fusions
+            for order in ({}, {"order": "right-left"})
+            if not order or (both_orders and "order" in fusion_spec(fusion).options)
+        ),
+        *(Cell(left, right, LOGISTIC) for left, right in pairs),
     ]
 
 
 def make_job(dataset: Dataset, split: Split, cell: Cell, *, seeds: Sequence[int], config: TrainConfig) -> Job:
-    """The heads of a cell: every fold of the split under every seed."""
+    """The heads of a cell: every fold of the split under every seed (for ``logistic``: under seed 0)."""
     left = dataset.sources[cell.left]
     right = dataset.sources[cell.right] if cell.right else None
     tasks = tuple(
         HeadTask(fold=fold.name, seed=seed, train=fold.train, validation=fold.validation, test=fold.test)
-        for fold, seed in itertools.product(split.folds, seeds)
+        for fold, seed in itertools.product(split.folds, seeds if cell.fusion != LOGISTIC else (0,))
     )
     description = {
         "corpus": dataset.corpus,
@@ -182,8 +237,8 @@ def make_job(dataset: Dataset, split: Split, cell: Cell, *, seeds: Sequence[int]
         "left": _described(left),
         "right": _described(right) if right is not None else None,
         "fusion": cell.fusion,
-        "options": fusion_options(cell.fusion, cell.options),
-        "hyper_parameters": asdict(config),
+        "options": _options(cell),
+        "hyper_parameters": _hyper_parameters(cell, config),
         "code_version": pipelines.__version__,
         "code_digest": code_digest(),
     }
@@ -206,31 +261,97 @@ def _described(source: Source) -> dict[str, object]:
     return {name: value for name, value in asdict(source).items() if name != "path"}
 
 
-def run_jobs(jobs: Sequence[Job], *, workers: int = 1, device: str = "cpu") -> Iterator[CellResult]:
-    """Train jobs and yield each as it is finished, in any order.
+def _options(cell: Cell) -> dict[str, Any]:
+    """Every option of a cell's fusion."""
+    if cell.fusion != LOGISTIC:
+        return dict(fusion_options(cell.fusion, cell.options))
+    if cell.options:
+        raise ConfigError(f"'{LOGISTIC}' has no options, but {', '.join(cell.options)} came.")
+    return {}
+
+
+def _hyper_parameters(cell: Cell, config: TrainConfig) -> dict[str, Any]:
+    """Those that a cell's numbers depend on."""
+    if cell.fusion != LOGISTIC:
+        return asdict(config)
+    return {"C": PENALTY_C, "selection": config.selection, "class_weights": config.class_weights}
+
+
+def choose_device(device: str) -> str:
+    """``cuda`` for ``auto`` where there is a GPU, ``cpu`` where there is none; other names as they are.
+
+    Raises:
+        ConfigError: no such kind of device.
+        DeviceError: a GPU was asked for and is not there.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device != "cpu" and device.partition(":")[0] != "cuda":
+        raise ConfigError(f"--device must be auto, cpu, cuda or cuda:N, not {device!r}.")
+    number = device.partition(":")[2]
+    if device != "cpu" and ((number and not number.isdecimal()) or int(number or 0) >= torch.cuda.device_count()):
+        raise DeviceError(
+            f"--device {device} was asked for, but torch sees {torch.cuda.device_count()} GPU(s). Use --device cpu or auto."
+        )
+    return device
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    *,
+    workers: int = 1,
+    device: str = "cpu",
+    stack: int | None = None,
+    scratch: Path | None = None,
+) -> Iterator[CellResult]:
+    """Train jobs, a stack of heads at a time, and yield each stack as it is finished, in any order.
 
     Args:
         jobs: what to train; jobs without tasks are skipped.
-        workers: processes; 1 trains in this one.
-        device: of the heads.
+        workers: processes; 1 trains in this one. On a GPU it is always this one.
+        device: of the heads: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        stack: heads per stack, at most; what suits the device unless given.
+        scratch: folder for the embeddings that are being trained on; the system's for temporary files unless given.
+
+    Returns:
+        Results whose jobs have the tasks of one stack.
+
+    Raises:
+        StorageError: the folder cannot hold the embeddings.
+        WorkerError: a process died.
+        HyfuseError: what training raises.
     """
-    waiting = [job for job in jobs if job.tasks]
-    if workers <= 1 or len(waiting) <= 1:
-        for job in waiting:
-            yield CellResult(job, _train_job(job, device))
+    device = choose_device(device)
+    size = stack or (STACK if device == "cpu" else STACK_ON_GPU)
+    waiting = [
+        replace(job, tasks=job.tasks[start : start + size]) for job in jobs for start in range(0, len(job.tasks), size)
+    ]
+    if not waiting:
         return
-    # "spawn": a forked process would inherit torch's thread pools in an undefined state.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context, initializer=_start_worker)
-    try:
-        running = {pool.submit(_train_job, job, device): job for job in waiting}
-        for future in as_completed(running):
-            yield CellResult(running[future], future.result())
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    with mapped_sources(waiting, scratch) as files:
+        if workers <= 1 or len(waiting) <= 1 or device != "cpu":
+            for job in waiting:
+                yield CellResult(job, train_job(job, device, files))
+            return
+        # "spawn": a forked process would inherit torch's thread pools in an undefined state.
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context, initializer=start_worker)
+        try:
+            running = {pool.submit(train_job, job, device, files): job for job in waiting}
+            for future in as_completed(running):
+                yield CellResult(running[future], future.result())
+        except BrokenProcessPool as error:
+            raise WorkerError(
+                "A training process died; the usual cause is memory. What was finished is kept: run the same command again with"
+                " fewer --workers."
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
     """One thread per process; Ctrl-C is the parent's business."""
     import signal
 
@@ -243,23 +364,78 @@ def _start_worker() -> None:
     torch.set_num_threads(1)
 
 
-def _train_job(job: Job, device: str) -> list[HeadResult]:
+@contextmanager
+def mapped_sources(jobs: Sequence[Job], scratch: Path | None) -> Iterator[dict[str, Path]]:
+    """Files that hold the numbers of all sources of some jobs, for :func:`train_job`; removed at the end.
+
+    Raises:
+        StorageError: the folder cannot hold them.
+    """
+    with contextlib.ExitStack() as stack:
+        if scratch is None:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hyfuse-")))
+        files: dict[str, Path] = {}
+        for job in jobs:
+            for source in filter(None, (job.left, job.right)):
+                key = _file_key(source, job)
+                if key in files:
+                    continue
+                # A name by which the next call removes it, should this process be killed.
+                files[key] = scratch / f"{TEMPORARY_PREFIX}{key[:20]}-{os.getpid()}.f32"
+                stack.callback(files[key].unlink, missing_ok=True)
+                shape = source_shape(source, len(job.utterance_ids))
+                try:
+                    with files[key].open("wb") as handle:  # reserves the space: a full disk is no crash later
+                        os.posix_fallocate(handle.fileno(), 0, 4 * int(np.prod(shape)))
+                    mapped = np.memmap(files[key], dtype=np.float32, mode="r+", shape=shape)
+                except OSError as error:
+                    raise StorageError(
+                        f"{files[key]} cannot hold the {4 * np.prod(shape) / 1e9:.1f} GB of {source.encoder}"
+                        f" {source.representation} that are to be trained on: {error.strerror or error}. Free disk space, or choose"
+                        " another folder with --runs-dir."
+                    ) from error
+                read_source(source, job.utterance_ids, out=mapped)
+                mapped.flush()
+                del mapped  # its pages are this process's no longer
+        yield files
+
+
+def _file_key(source: Source, job: Job) -> str:
+    """What the numbers of a source depend on: they are the same for all jobs of a comparison."""
+    parts = (source.features_digest, str(source.dim), *source.layers, str(job.description["utterances_digest"]))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def train_job(job: Job, device: str, files: Mapping[str, Path]) -> list[HeadResult]:
+    """Train the tasks of a job in one stack.
+
+    Args:
+        job: what to train.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        files: of :func:`mapped_sources`.
+    """
     import torch
 
-    left = torch.from_numpy(read_source(job.left, job.utterance_ids))
-    right = torch.from_numpy(read_source(job.right, job.utterance_ids)) if job.right is not None else None
-    heads: list[HeadResult] = []
-    for start in range(0, len(job.tasks), STACK):
-        heads += train_stack(
-            fusion=job.cell.fusion,
-            options=dict(job.cell.options),
-            left=left,
-            right=right,
-            labels=torch.from_numpy(job.labels),
-            tasks=job.tasks[start : start + STACK],
-            steps_per_epoch=job.steps_per_epoch,
-            num_classes=len(job.classes),
-            config=job.config,
-            device=device,
+    def numbers(source: Source) -> torch.Tensor:
+        shape = source_shape(source, len(job.utterance_ids))
+        # Mode "c": torch wants memory that it might write to; nothing does, so all processes share the pages.
+        return torch.from_numpy(np.memmap(files[_file_key(source, job)], dtype=np.float32, mode="c", shape=shape))
+
+    left, right = numbers(job.left), numbers(job.right) if job.right is not None else None
+    labels = torch.from_numpy(job.labels)
+    if job.cell.fusion == LOGISTIC:
+        return train_logistic(
+            left=left, right=right, labels=labels, tasks=job.tasks, num_classes=len(job.classes), config=job.config
         )
-    return heads
+    return train_stack(
+        fusion=job.cell.fusion,
+        options=dict(job.cell.options),
+        left=left,
+        right=right,
+        labels=labels,
+        tasks=job.tasks,
+        steps_per_epoch=job.steps_per_epoch,
+        num_classes=len(job.classes),
+        config=job.config,
+        device=device,
+    )

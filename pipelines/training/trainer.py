@@ -10,31 +10,13 @@ What is promised:
 * **Test rows influence nothing**: not the scaler (fitted on the rows trained on), not the choice of the
   epoch. They are looked at once, at the end.
 * **Memory does not grow with H x N**: batches are gathered from the shared [N, D] matrices and standardised
-  on the way; evaluation runs in chunks of 128 rows.
+  on the way; evaluation runs in chunks of 128 rows. An input [N, R, D] holds the R layers of an encoder; each
+  head learns their weighted sum (``training/layers.py``).
 
 Which rows are trained on, and which epoch is kept (``TrainConfig.selection``): "fixed" trains on train +
 validation rows for a fixed number of epochs and keeps the last; nothing is selected, so nothing needs to be
 held out. The others train on the train rows only; "loss" and "uar" keep the copy that did best on the
-validation rows. Measured on Emo-DB with BYOL-S (A) and SoundStream-Lyra, on speakers held out inside the outer
-training folds (20 inner splits, 2 seeds; UAR):
-
-================================================= ===== ====== ==========
-trained on                                        A     concat hyperbolic
-================================================= ===== ====== ==========
-6 speakers, "fixed"                               .753  .761   .758
-4 speakers, "last"                                .722  .731   .730
-4 speakers, "loss" on 2 others, unsmoothed        .708  .715   .727
-4 speakers, "loss" on 2 others, smoothing 0.7     .721  .728   .730
-4 speakers, "uar" on 2 others, unsmoothed         .714  .722   .727
-4 speakers, "uar" on 2 others, smoothing 0.7      .723  .730   .731
-================================================= ===== ====== ==========
-
-Choosing an epoch on two speakers brings nothing over the end of a decaying learning rate, and the two speakers
-are worth three points in the training part: hence "fixed" is the default. On a large corpus, or with a long
-budget, the choice may differ. The other defaults were compared in the same way; around them the score of A and of
-the pairs is flat (within about .01) for 20 to 60 epochs, batches of 16 to 64, dropout, weight decay up to 0.5,
-hidden widths of 56 to 240 and no clipping. What helps: the cosine schedule (about .01 over a constant rate), label
-smoothing (up to .015) and input dropout of 0.5 to 0.6 rather than 0.3 (.01 for hyperbolic).
+validation rows. ``docs/fusion.md`` has the measurements behind the defaults.
 """
 
 from __future__ import annotations
@@ -55,6 +37,7 @@ from torch import Tensor, nn
 from pipelines.errors import ConfigError, DeviceError, ProtocolError, StoreError, unknown_name
 from pipelines.fusion.catalogue import build_head
 from pipelines.fusion.stacked import head_generators, padded_rows
+from pipelines.training.layers import LayerMix
 from pipelines.training.losses import cross_entropy
 from pipelines.training.metrics import unweighted_average_recall
 
@@ -64,6 +47,7 @@ __all__ = [
     "Scaler",
     "TrainConfig",
     "fit_scaler",
+    "fitted_rows",
     "head_seed",
     "steps_per_epoch",
     "train_stack",
@@ -71,6 +55,7 @@ __all__ = [
 
 Rows = NDArray[np.int64]
 
+_SIDES = ("left", "right")
 _SELECTIONS = ("fixed", "last", "loss", "uar")
 _SCHEDULES = ("cosine", "constant")
 _CLASS_WEIGHTS = ("none", "balanced")
@@ -79,7 +64,7 @@ _CLASS_WEIGHTS = ("none", "balanced")
 # high as the longest test part of the stack would let one head's test part change another head's bits.
 _CHUNK_ROWS = 128
 
-_PART_ROWS = 4096  # rows that are copied at a time to fit scalers and to look for numbers that are not finite
+_PART_BYTES = 2**25  # that are copied at a time to fit scalers and to look for numbers that are not finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,9 +170,9 @@ class Scaler:
     """Standardisation of one input: (x - mean) / std."""
 
     mean: Tensor
-    """[D] float32."""
+    """[D] float32, or [R, D] where the layers of an encoder are weighted."""
     std: Tensor
-    """[D] float32, 1 where the column is constant."""
+    """The same shape, 1 where the column is constant."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,9 +195,11 @@ class HeadResult:
     best_epoch: int
     """The epoch whose parameters are kept, counted from 1."""
     diagnostics: dict[str, float]
-    """Mean over the test rows of what the head records (attention weights, norms in the ball, …)."""
+    """Mean over the test rows of what the head records (attention weights, norms in the ball, …), and where
+    layers are weighted the weight of each: ``left_layer_00``, … in the order of the R axis."""
     parameters: dict[str, Tensor] = field(repr=False)
-    """The head's own tensors on the CPU, without the stack's dimension."""
+    """The head's own tensors on the CPU, without the stack's dimension; ``left_mix.scores`` and
+    ``right_mix.scores`` are the layer weights' logits, where layers are weighted."""
     left_scaler: Scaler = field(repr=False)
     """Standardisation of the left input, fitted on the rows trained on."""
     right_scaler: Scaler | None = field(repr=False)
@@ -244,7 +231,7 @@ def steps_per_epoch(tasks: Sequence[HeadTask], config: TrainConfig) -> int:
     Returns:
         At least 1.
     """
-    return max(-(-len(_fitted_rows(task, config)) // config.batch_size) for task in tasks)
+    return max(-(-len(fitted_rows(task, config)) // config.batch_size) for task in tasks)
 
 
 def fit_scaler(matrix: Tensor, rows: Rows) -> Scaler:
@@ -254,13 +241,13 @@ def fit_scaler(matrix: Tensor, rows: Rows) -> Scaler:
     dividing by such a deviation would blow rounding noise up to unit size.
 
     Args:
-        matrix: embeddings, [N, D].
+        matrix: embeddings, [N, D] or [N, R, D].
         rows: which rows to fit on.
 
     Returns:
         The scaler, on the CPU.
     """
-    parts = [torch.from_numpy(part).to(matrix.device) for part in _parts(rows)]
+    parts = [torch.from_numpy(part).to(matrix.device) for part in _parts(rows, matrix)]
     mean = torch.stack([matrix[part].double().sum(dim=0) for part in parts]).sum(dim=0) / len(rows)
     squares = [(matrix[part].double() - mean).square().sum(dim=0) for part in parts]
     std = (torch.stack(squares).sum(dim=0) / len(rows)).sqrt()
@@ -289,8 +276,8 @@ def train_stack(
     Args:
         fusion: name of the fusion, or "single".
         options: options of the fusion; what is left out keeps its default.
-        left: embeddings, [N, Dl] float32.
-        right: embeddings, [N, Dr] float32, or None for "single".
+        left: embeddings, [N, Dl] float32, or the layers of an encoder, [N, R, Dl], to be weighted by each head.
+        right: embeddings, [N, Dr] or [N, R, Dr] float32, or None for "single".
         labels: class indices, [N] int64; -1 for rows without a label, which no training or validation part
             may hold.
         tasks: one per head.
@@ -352,24 +339,30 @@ class _Stack:
         self.inputs = [matrix.to(device) for matrix in inputs]
         self.labels = labels.to(device)
         self.known_labels = labels.cpu().numpy()
-        self.fitted_rows = [_fitted_rows(task, config) for task in tasks]
+        self.fitted_rows = [fitted_rows(task, config) for task in tasks]
         self.scalers = self._fit_scalers()
-        # Per input: what a gathered batch [H, B, D] is standardised with, [H, 1, D] each.
-        self.means = [torch.stack([s.mean for s in per_head]).unsqueeze(1).to(device) for per_head in self.scalers]
-        stds = [torch.stack([s.std for s in per_head]).unsqueeze(1).to(device) for per_head in self.scalers]
-        self.factors = [std.reciprocal() for std in stds]
+        # Per input: what a gathered batch [H, B, D] is standardised with, [H, 1, D] each ([H, R, D] for layers).
+        self.means = [_stacked([s.mean for s in per_head]).to(device) for per_head in self.scalers]
+        self.factors = [_stacked([s.std for s in per_head]).reciprocal().to(device) for per_head in self.scalers]
         self.seeds = [head_seed(task.fold, task.seed) for task in tasks]
         self.head = build_head(
             fusion,
-            left_dim=inputs[0].shape[1],
-            right_dim=inputs[1].shape[1] if len(inputs) == 2 else None,
+            left_dim=inputs[0].shape[-1],
+            right_dim=inputs[1].shape[-1] if len(inputs) == 2 else None,
             num_classes=num_classes,
             head_seeds=self.seeds,
             hidden_dim=config.hidden_dim,
             input_dropout=config.input_dropout,
             dropout=config.dropout,
             options=options,
-        ).to(device)
+        )
+        self.mixes: dict[int, LayerMix] = {}
+        for position, matrix in enumerate(inputs):
+            if matrix.dim() == 3:
+                self.mixes[position] = LayerMix(matrix.shape[1], head_count=len(tasks))
+                # A part of the head: trained, clipped, selected and kept with its other parameters.
+                self.head.add_module(f"{_SIDES[position]}_mix", self.mixes[position])
+        self.head.to(device)
         self.class_weights = self._class_weights()
 
     def run(self, steps: int) -> list[HeadResult]:
@@ -420,6 +413,9 @@ class _Stack:
 
     def _gather(self, position: int, rows: Tensor) -> Tensor:
         """Standardised rows [H, B, D] of one input for row positions [H, B]."""
+        if position in self.mixes:
+            mix = self.mixes[position]
+            return mix.forward(self.inputs[position], rows, self.means[position], self.factors[position])
         gathered = self.inputs[position].index_select(0, rows.reshape(-1)).view(*rows.shape, -1)
         return gathered.sub_(self.means[position]).mul_(self.factors[position])
 
@@ -519,6 +515,9 @@ class _Stack:
         if len(self.inputs) == 2:
             right_shuffled = torch.softmax(self._predict(tests, shuffled)[0], dim=-1).numpy()
         diagnostics = _means(recorded, tests)
+        for position, mix in self.mixes.items():
+            weights = mix.weights().detach().double().cpu().numpy()  # [H, R]
+            diagnostics |= {f"{_SIDES[position]}_layer_{r:02d}": weights[:, r] for r in range(weights.shape[1])}
         results = []
         for head, task in enumerate(self.tasks):
             count = len(task.test)
@@ -653,11 +652,20 @@ class _Watch:
         return int(self._stopped[head]) or None
 
 
-def _parts(rows: Rows) -> list[Rows]:
-    return [rows[at : at + _PART_ROWS] for at in range(0, len(rows), _PART_ROWS)]
+def _parts(rows: Rows, matrix: Tensor) -> list[Rows]:
+    """Rows of a matrix, as many at a time as may be copied."""
+    count = max(1, _PART_BYTES // (4 * math.prod(matrix.shape[1:])))
+    return [rows[at : at + count] for at in range(0, len(rows), count)]
 
 
-def _fitted_rows(task: HeadTask, config: TrainConfig) -> Rows:
+def _stacked(per_head: Sequence[Tensor]) -> Tensor:
+    """Vectors [D] of all heads as [H, 1, D]; matrices [R, D] as [H, R, D]."""
+    together = torch.stack(list(per_head))
+    return together.unsqueeze(1) if together.dim() == 2 else together
+
+
+def fitted_rows(task: HeadTask, config: TrainConfig) -> Rows:
+    """The rows that a head is trained on: with selection "fixed" the validation part as well."""
     return np.concatenate([task.train, task.validation]) if config.selection == "fixed" else task.train
 
 
@@ -677,7 +685,7 @@ def _clip_per_head(head: nn.Module, clip_norm: float) -> Tensor:
     too_long = factors < 1.0
     if bool(too_long.any()):  # a factor of exactly 1 changes no bits, so the other heads are as if untouched
         for gradient in gradients:
-            gradient.mul_(factors.view(-1, 1, 1))
+            gradient.mul_(factors.view(-1, *[1] * (gradient.dim() - 1)))
     return too_long.to(total.dtype)
 
 
@@ -715,10 +723,12 @@ def _check_inputs(
         )
     count = labels.shape[0]
     for side, matrix in (("left", left), ("right", right)):
-        if matrix is not None and (matrix.dtype != torch.float32 or matrix.dim() != 2 or matrix.shape[0] != count):
+        if matrix is None:
+            continue
+        if matrix.dtype != torch.float32 or matrix.dim() not in (2, 3) or matrix.shape[0] != count:
             raise ConfigError(
-                f"The {side} input is {tuple(matrix.shape)} {matrix.dtype}, but [{count}, D] torch.float32 is expected: "
-                f"one row per label."
+                f"The {side} input is {tuple(matrix.shape)} {matrix.dtype}, but [{count}, D] torch.float32 is expected, or "
+                f"[{count}, R, D] to weight layers: one row per label."
             )
     used = np.zeros(count, dtype=bool)
     known = labels.cpu().numpy()
@@ -729,8 +739,9 @@ def _check_inputs(
     for side, matrix in (("left", left), ("right", right)):
         if matrix is None:
             continue
-        for part in _parts(np.flatnonzero(used)):
-            finite = torch.isfinite(matrix[torch.from_numpy(part).to(matrix.device)]).all(dim=1).cpu().numpy()
+        for part in _parts(np.flatnonzero(used), matrix):
+            chosen = matrix[torch.from_numpy(part).to(matrix.device)].flatten(start_dim=1)
+            finite = torch.isfinite(chosen).all(dim=1).cpu().numpy()
             if not finite.all():
                 raise StoreError(
                     f"The {side} embeddings of row {part[~finite][0]} are not finite (the first such row of those that "

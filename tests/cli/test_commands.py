@@ -31,8 +31,8 @@ def test_extract_then_compare_prints_every_cell(hyfuse: Runner, corpus: Path, tm
     run = tmp_path / "runs" / "my-speaker-3fold"
     with (run / "table.csv").open() as handle:
         rows = list(csv.DictReader(handle))
-    assert len(rows) == 4 + 2 * 2 * 3  # singles, and RLR × CBR × fusions
-    assert {row["fusion"] for row in rows} == {"single", "concat", "attention", "hyperbolic"}
+    assert len(rows) == 4 + 4 + 2 * 2 * (3 + 1)  # singles and RLR × CBR × fusions, with the linear rung of either
+    assert {row["fusion"] for row in rows} == {"single", "concat", "attention", "hyperbolic", "logistic"}
     assert all(0 <= float(row["uar_low"]) <= float(row["uar"]) <= float(row["uar_high"]) <= 1 for row in rows)
     for fusion in ("concat", "attention", "hyperbolic"):
         assert f"{fusion}: UAR %" in done.out
@@ -42,11 +42,11 @@ def test_extract_then_compare_prints_every_cell(hyfuse: Runner, corpus: Path, tm
     assert "wavlm-tiny (random)" in (run / "table.md").read_text()
     assert r"\toprule" in (run / "table.tex").read_text()
     predictions = pd.read_parquet(run / "predictions.parquet")
-    assert len(predictions) == 16 * 2 * 54  # cells × seeds × utterances: every one tested once per seed
+    assert len(predictions) == (16 * 2 + 8) * 54  # cells × seeds × utterances; the linear rung knows no seeds
     shares = predictions[["p_anger", "p_neutral", "p_sadness"]].sum(axis=1)
     assert shares.between(0.999, 1.001).all()
     result_rows = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
-    assert len(result_rows) == 16 * 3 * 2
+    assert len(result_rows) == 16 * 3 * 2 + 8 * 3
     assert {"split_digest", "hyper_parameters", "code_digest", "metrics", "diagnostics"} <= set(result_rows[0])
 
 
@@ -66,11 +66,11 @@ def test_compare_again_trains_nothing_and_more_seeds_only_the_new(hyfuse: Runner
         "r",
     )
     first = hyfuse(*options, "--seeds", 1)
-    assert "9 heads trained" in first.out
+    assert "18 heads trained" in first.out  # three cells and their linear rungs
     table = (tmp_path / "runs/r/table.csv").read_bytes()
     again = hyfuse(*options, "--seeds", 1)
     assert "0 heads trained" in again.out
-    assert "9 taken from an earlier call" in again.out
+    assert "18 taken from an earlier call" in again.out
     assert (tmp_path / "runs/r/table.csv").read_bytes() == table
     more = hyfuse(*options, "--seeds", 2)
     assert "9 heads trained" in more.out
@@ -93,7 +93,7 @@ def test_the_command_lines_of_the_readme_on_an_imitation_of_iemocap(
     assert "RANDOM weights: xvector, soundstream" in done.out
     assert "Shuffling xvector among the test utterances costs" in done.out
     heads = list((tmp_path / "runs" / "iemocap-xvector+soundstream-hyperbolic" / "heads").glob("*.safetensors"))
-    assert len(heads) == 3 * 5 * 5  # both singles and the pair, folds, seeds
+    assert len(heads) == 3 * 5 * 5 + 3 * 5  # both singles and the pair: folds × seeds, and the linear rung per fold
 
 
 def test_train_a_single_representation_and_choose_its_layer(hyfuse: Runner, corpus: Path) -> None:

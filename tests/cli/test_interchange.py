@@ -65,7 +65,8 @@ def test_features_of_another_tool_are_fused_and_compared(hyfuse: Runner, corpus:
     for name in ("table.md", "table.tex"):  # every table says so
         assert weights in (run / name).read_text()
     with (run / "table.csv").open() as handle:
-        assert [(row["left"], row["right"]) for row in csv.DictReader(handle)] == [
+        neural = [row for row in csv.DictReader(handle) if row["fusion"] != "logistic"]
+        assert [(row["left"], row["right"]) for row in neural] == [
             ("my-features", ""), ("soundstream-tiny", ""), ("my-features", "soundstream-tiny"),
         ]  # fmt: skip
     trained = hyfuse(

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
-from pipelines.evaluation.results import HeadRecord, score_cell
+from pipelines.evaluation.results import HeadRecord, RunFolder, score_cell
 from pipelines.training.grid import Cell
+from pipelines.training.metrics import expected_calibration_error
+from tests.evaluation.cells import made_up_cell
 
 CLASSES = 3
 
@@ -20,7 +26,7 @@ def _records(labels: np.ndarray, *, seeds: int, right: float) -> tuple[list[Head
         for seed in range(seeds):
             probabilities = np.eye(CLASSES, dtype=np.float32)[predictions[seed, test]]
             constant = np.zeros(len(test), dtype=np.int64)
-            row = {"fold": str(fold), "seed": seed}
+            row = {"fold": str(fold), "seed": seed, "diagnostics": {"share": 0.2 + 0.1 * seed, "norm": None}}
             records.append(HeadRecord(row, test, probabilities, predictions[seed, test], constant))
     return records, predictions
 
@@ -49,3 +55,68 @@ def test_utterances_that_no_fold_tests_do_not_count() -> None:
     assert cell.uar == 1.0
     assert cell.utterances == 3
     assert np.isnan(cell.right_drop)
+
+
+def test_a_cell_keeps_what_its_scores_were_made_of() -> None:
+    labels = np.random.default_rng(1).integers(CLASSES, size=200)
+    speakers = [f"s{index % 8}" for index in range(200)]
+    records, predictions = _records(labels, seeds=3, right=0.8)
+    cell = score_cell(Cell("a", "b", "concat"), records, labels=labels, speakers=speakers, num_classes=CLASSES)
+    assert cell.speakers == tuple(f"s{index}" for index in range(8))
+    assert cell.counts.shape == (8, 3, CLASSES, CLASSES)
+    assert np.trace(cell.counts.sum(axis=0)[1]) == (predictions[1] == labels).sum()
+    assert cell.right_shuffled_counts is not None
+    assert cell.right_shuffled_counts[..., 1:].sum() == 0  # always the first class
+    assert cell.diagnostics == pytest.approx({"share": 0.3})
+    probabilities = np.eye(CLASSES, dtype=np.float32)[predictions]
+    assert cell.ece == pytest.approx(expected_calibration_error(labels, probabilities).mean())
+    by_fold = [balanced_accuracy_score(np.tile(labels[at::2], 3), predictions[:, at::2].ravel()) for at in range(2)]
+    assert cell.uar_fold_std == pytest.approx(np.std(by_fold, ddof=1), abs=2e-3)  # seeds pooled rather than averaged
+
+
+def test_drops_are_tested() -> None:
+    labels = np.random.default_rng(1).integers(CLASSES, size=240)
+    records, _ = _records(labels, seeds=2, right=0.8)
+    speakers = [f"s{index % 8}" for index in range(240)]
+    cell = score_cell(Cell("a", "b", "concat"), records, labels=labels, speakers=speakers, num_classes=CLASSES)
+    assert (cell.left_drop, cell.left_drop_p) == (0.0, 1.0)
+    assert cell.right_drop_p < 1e-3
+    assert cell.right_drop_interval.low < cell.right_drop < cell.right_drop_interval.high
+    single = score_cell(Cell("a", "", "single"), records, labels=labels, speakers=speakers, num_classes=CLASSES)
+    assert math.isnan(single.right_drop_p)
+    assert math.isnan(single.right_drop_interval.low)
+    assert single.right_shuffled_counts is None
+
+
+def test_one_speaker_has_scores_and_no_intervals() -> None:
+    cell = made_up_cell("a", "b", "concat", skill=0.8, speakers=1)
+    assert 0.5 < cell.uar < 1
+    assert np.isnan([cell.uar_interval.low, cell.uar_speaker_std, cell.left_drop_p]).all()
+
+
+def test_a_record_is_flat_and_has_no_arrays() -> None:
+    record = made_up_cell("a", "b", "concat", skill=0.8, diagnostics={"ball_norm": 0.4}).to_record()
+    assert all(isinstance(value, str | int | float) for value in record.values())
+    assert record["speakers"] == 10
+    assert record["diagnostic_ball_norm"] == 0.4
+    assert {"uar_low", "uar_high", "left_drop_low", "ece", "uar_fold_std", "uar_speaker_std"} <= set(record)
+
+
+def test_predictions_say_who_was_tested_and_what_shuffling_did(tmp_path: Path) -> None:
+    labels = np.array([0, 1, 2, 0])
+    test = np.array([1, 2])
+    sure = np.eye(CLASSES, dtype=np.float32)[[1, 0]]
+    pair = {"cell": "a+b concat", "left": "a", "right": "b", "fusion": "concat", "fold": "1", "seed": 0}
+    single = {"cell": "a", "left": "a", "right": "", "fusion": "single", "fold": "1", "seed": 0}
+    records = [HeadRecord(row, test, sure, np.array([2, 2]), np.array([0, 1])) for row in (pair, single)]
+    RunFolder(tmp_path).write_predictions(
+        records, utterance_ids=list("pqrs"), speakers=list("xyzx"), labels=labels, classes=["n", "o", "p"]
+    )
+    table = pd.read_parquet(tmp_path / "predictions.parquet")
+    assert list(table["cell"]) == ["a+b concat"] * 2 + ["a"] * 2
+    assert list(table["utterance_id"]) == ["q", "r"] * 2
+    assert list(table["speaker"]) == ["y", "z"] * 2
+    assert list(table["label"]) == ["o", "p"] * 2
+    assert list(table["prediction"]) == ["o", "n"] * 2
+    assert list(table["left_shuffled"]) == ["p", "p"] * 2
+    assert list(table["right_shuffled"]) == ["n", "o", "", ""]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipelines.errors import ConfigError, UnknownNameError
-from pipelines.fusion.catalogue import FUSIONS, SINGLE, build_head, fusion_options, fusion_spec
+from pipelines.fusion.catalogue import FUSIONS, SINGLE, applicable_options, build_head, fusion_options, fusion_spec
 
 
 def test_imports_no_torch() -> None:
@@ -19,11 +19,14 @@ def test_imports_no_torch() -> None:
 
 
 def test_names() -> None:
-    assert list(FUSIONS) == ["concat", "attention", "hyperbolic"]
+    assert list(FUSIONS) == [
+        "concat", "gated", "attention", "bilinear", "hyperbolic", "mobius", "midpoint", "beta-concat", "barycentre",
+    ]  # fmt: skip
     assert SINGLE not in FUSIONS
     assert fusion_spec(SINGLE).inputs == 1
     assert all(fusion_spec(name).name == name and fusion_spec(name).inputs == 2 for name in FUSIONS)
-    assert [name for name in FUSIONS if not FUSIONS[name].commutative] == ["hyperbolic"]
+    assert [name for name in FUSIONS if not FUSIONS[name].commutative] == ["hyperbolic", "mobius"]
+    assert [name for name in FUSIONS if "order" in FUSIONS[name].options] == ["hyperbolic", "mobius"]
 
 
 def test_unknown_fusion() -> None:
@@ -32,11 +35,27 @@ def test_unknown_fusion() -> None:
 
 
 def test_options_are_completed() -> None:
-    assert fusion_options("concat") == {}
-    assert fusion_options("hyperbolic") == {"order": "left-right", "curvature": 1.0, "max_radius": 0.5}
-    given = {"order": "right-left", "max_radius": "0.25", "curvature": 2}
-    assert fusion_options("hyperbolic", given) == {"order": "right-left", "curvature": 2.0, "max_radius": 0.25}
-    assert fusion_options("attention", {"attention_heads": "8"}) == {"attention_heads": 8}
+    pair = {"front_end": "linear", "dense_dim": 0, "modality_dropout": 0.0}
+    ball = {"curvature": 1.0, "learn_curvature": "no", "classifier": "dense"}
+    assert fusion_options(SINGLE) == {"front_end": "linear", "dense_dim": 0}
+    assert fusion_options("concat") == fusion_options("gated") == pair
+    assert fusion_options("mobius") == {"order": "left-right", **ball, **pair}
+    assert fusion_options("hyperbolic") == {"order": "left-right", **ball, "max_radius": 0.5, **pair}
+    assert fusion_options("barycentre") == {**ball, "max_radius": 0.5, **pair}
+    given = {"order": "right-left", "max_radius": "0.25", "curvature": 2, "dense_dim": "16"}
+    chosen = {"order": "right-left", "max_radius": 0.25, "curvature": 2.0, "dense_dim": 16}
+    assert fusion_options("hyperbolic", given) == {**fusion_options("hyperbolic"), **chosen}
+    assert fusion_options("attention", {"attention_heads": "8"}) == {"attention_heads": 8, **pair}
+
+
+def test_applicable_options() -> None:
+    given = {"front_end": "cnn", "curvature": 2.0, "order": "right-left", "modality_dropout": 0.1}
+    assert applicable_options(SINGLE, given) == {"front_end": "cnn"}
+    assert applicable_options("concat", given) == {"front_end": "cnn", "modality_dropout": 0.1}
+    assert applicable_options("midpoint", given) == {"front_end": "cnn", "curvature": 2.0, "modality_dropout": 0.1}
+    assert applicable_options("mobius", given) == given
+    with pytest.raises(UnknownNameError, match=r"Unknown option of the fusions 'radius'.*max_radius"):
+        applicable_options("concat", {"radius": 1})
 
 
 @pytest.mark.parametrize("name", [*FUSIONS, SINGLE])
@@ -54,7 +73,12 @@ def test_defaults_are_valid(name: str) -> None:
             UnknownNameError,
             "Unknown option of fusion 'hyperbolic' 'oder'.*'order'",
         ),
-        ("concat", {"order": "left-right"}, UnknownNameError, "option of fusion 'concat' 'order'.*none"),
+        (
+            "concat",
+            {"order": "left-right"},
+            UnknownNameError,
+            "option of fusion 'concat' 'order'.*dense_dim, front_end",
+        ),
         (
             "hyperbolic",
             {"order": "both"},

@@ -157,3 +157,134 @@ def test_shorter_than_geoopt_can_see() -> None:
     theirs = geoopt.PoincareBall(c=1.0).logmap0(poincare.exp0(u)).norm(dim=-1)
     assert math.isclose(float(ours.mean()), 1e-6, rel_tol=1e-5)
     assert not math.isclose(float(theirs.mean()), 1e-6, rel_tol=1e-3)
+
+
+@pytest.mark.parametrize("c", CURVATURES)
+def test_midpoint_lies_halfway(c: float) -> None:
+    x, y = points(17, c=c), points(18, c=c)
+    middle = poincare.gyromidpoint(x, y, c)
+    torch.testing.assert_close(poincare.gyromidpoint(y, x, c), middle)
+    torch.testing.assert_close(2 * poincare.dist(x, middle, c), poincare.dist(x, y, c), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(2 * poincare.dist(y, middle, c), poincare.dist(x, y, c), rtol=1e-6, atol=1e-9)
+    moved = poincare.gyromidpoint(poincare.mobius_add(x, x, c), poincare.mobius_add(x, y, c), c)
+    torch.testing.assert_close(moved, poincare.mobius_add(x, middle, c), rtol=1e-6, atol=1e-9)  # moves with its points
+
+
+@pytest.mark.parametrize("c", CURVATURES)
+@pytest.mark.parametrize("weight", [0.0, 0.2, 0.5, 1.0])
+def test_weighted_midpoint_equals_geoopt(c: float, weight: float) -> None:
+    ball = pytest.importorskip("geoopt").PoincareBall(c=c)
+    x, y = points(19, c=c), points(20, c=c)
+    weights = torch.tensor([weight, 1 - weight], dtype=torch.float64)
+    expected = ball.weighted_midpoint(torch.stack([x, y], dim=1), weights, reducedim=[1], dim=-1)
+    torch.testing.assert_close(poincare.gyromidpoint(x, y, c, weight), expected, rtol=1e-6, atol=1e-8)
+
+
+def test_midpoint_with_all_weight_on_one_point_is_that_point() -> None:
+    x, y = points(21), points(22)
+    torch.testing.assert_close(poincare.gyromidpoint(x, y, 1.0, 1.0), x)
+    torch.testing.assert_close(poincare.gyromidpoint(x, y, 1.0, 0.0), y)
+    torch.testing.assert_close(poincare.gyromidpoint(x, x), x)
+    torch.testing.assert_close(poincare.gyromidpoint(x, -x), torch.zeros_like(x))
+    torch.testing.assert_close(poincare.gyromidpoint(x, y, 1e-10), (x + y) / 2)  # the flat limit
+
+
+def test_beta_concat() -> None:
+    x, y = points(23)[:, :5], points(24)[:, :7]
+    joined = poincare.beta_concat(x, y, 0.8)
+    beta = pytest.importorskip("scipy.special").beta
+    expected = [poincare.log0(p, 0.8) * beta(6, 0.5) / beta(p.shape[1] / 2, 0.5) for p in (x, y)]
+    torch.testing.assert_close(poincare.log0(joined, 0.8), torch.cat(expected, dim=-1))
+    torch.testing.assert_close(poincare.beta_concat(y, x, 0.8), joined.roll(7, dims=-1))  # symmetric but for the order
+
+
+@pytest.mark.parametrize("width", [2, 8, 120])
+def test_beta_concat_keeps_the_expected_coordinate(width: int) -> None:
+    """What the Beta functions are for: for random directions of length 1, the mean of a coordinate's size stays the same."""
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.nn.functional.normalize(
+        torch.randn(20_000, 2 * width, dtype=torch.float64, generator=generator), dim=-1
+    )
+    part = torch.nn.functional.normalize(torch.randn(20_000, width, dtype=torch.float64, generator=generator), dim=-1)
+    ratio = whole[:, 0].abs().mean() / part[:, 0].abs().mean()
+    joined = poincare.log0(poincare.beta_concat(0.01 * part, 0.0 * part))
+    assert float(joined.norm(dim=-1).mean() / 0.01) == pytest.approx(float(ratio), rel=0.03)
+
+
+def ganea_logits(x: torch.Tensor, z: torch.Tensor, r: torch.Tensor, c: float) -> torch.Tensor:
+    """Ganea et al. 2018, eq. 25: lambda_p |a| / sqrt(c) asinh(2 sqrt(c) <-p + x, a> / ((1 - c|-p + x|^2) |a|)) through the point p
+    = exp0(r z/|z|) with the normal a = z / (1 - c|p|^2) * ..., parallel transported so that lambda_p |a| = 2 |z|."""
+    logits = []
+    for k in range(z.shape[1]):
+        unit = z[:, k] / z[:, k].norm()
+        p = poincare.exp0((r[k] * unit)[None], c)
+        a = z[:, k] * poincare.edge_distance(p, c)[0]  # transported from the origin: lambda_p |a| = 2 |z|
+        moved = poincare.mobius_add(-p, x, c)
+        inner = 2 * c**0.5 * (moved @ a) / (poincare.edge_distance(moved, c)[:, 0] * a.norm())
+        logits.append(2 / poincare.edge_distance(p, c)[0] * a.norm() / c**0.5 * inner.asinh())
+    return torch.stack(logits, dim=1)
+
+
+@pytest.mark.parametrize("c", CURVATURES)
+def test_hyperplane_logits_equal_ganea(c: float) -> None:
+    x = points(25, c=c)
+    generator = torch.Generator().manual_seed(26)
+    z, r = (torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in ((12, 4), (4,)))
+    lengths = z.norm(dim=0)
+    ours = poincare.hyperplane_logits(x, x @ z, lengths, 0.5 * r, c)
+    torch.testing.assert_close(ours, ganea_logits(x, z, 0.5 * r, c), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("c", CURVATURES)
+def test_hyperplane_logits_are_distances(c: float) -> None:
+    """Of a point on the line along the normal: its distance to the plane through exp0(r z/|z|), times 2 |z|, signed."""
+    unit = tangents(1.0, seed=27, rows=1)[0]
+    plane, lengths = 0.3, torch.tensor([2.0], dtype=torch.float64)
+    for along in (-0.8, 0.0, 0.3, 0.9):
+        x = poincare.exp0((along * unit)[None], c)
+        logit = poincare.hyperplane_logits(x, 2.0 * (x @ unit[:, None]), lengths, torch.tensor([plane]).double(), c)
+        distance = poincare.dist(x, poincare.exp0((plane * unit)[None], c), c)
+        torch.testing.assert_close(logit, math.copysign(1.0, along - plane) * 2.0 * lengths * distance)
+
+
+def test_hyperplane_logits_in_the_flat_limit() -> None:
+    x = tangents(0.7, seed=28)
+    z = tangents(2.0, seed=29, rows=3).T
+    r = torch.tensor([0.2, 0.0, -0.5], dtype=torch.float64)
+    logits = poincare.hyperplane_logits(x, x @ z, z.norm(dim=0), r, 1e-10)
+    torch.testing.assert_close(logits, 4 * (x @ z - r * z.norm(dim=0)), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("c", CURVATURES)
+def test_gradients_of_the_newer_maps(c: float) -> None:
+    curvature = torch.tensor([[c]], dtype=torch.float64, requires_grad=True)
+    weight = torch.tensor([[0.3]], dtype=torch.float64, requires_grad=True)
+    u = tangents(0.5, seed=30, rows=4).requires_grad_()
+    v = tangents(0.3, seed=31, rows=4).requires_grad_()
+    z = tangents(1.5, seed=32, rows=3).T.clone().requires_grad_()
+    r = torch.tensor([[0.2, 0.1, -0.5]], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(poincare.gyromidpoint, (u, v, curvature, weight))
+    assert torch.autograd.gradcheck(poincare.beta_concat, (u, v, curvature))
+    assert torch.autograd.gradcheck(
+        lambda x, z, r, c: poincare.hyperplane_logits(x, x @ z, z.norm(dim=0, keepdim=True), r, c), (u, z, r, curvature)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("length", [0.0, 1e-20, 1e-6, 1.0, 5.0, 30.0, 1e6])
+def test_finite_everywhere(length: float, dtype: torch.dtype) -> None:
+    """At the origin, at the rim, for the same point twice and for opposite ones: values and gradients."""
+    u = (tangents(1.0, dtype) * length).requires_grad_()
+    v = (tangents(1.0, dtype, seed=1) * length).requires_grad_()
+    z = (tangents(1.0, dtype, seed=2, rows=3).T.clone() * torch.tensor([0.0, 1.0, 1e3], dtype=dtype)).requires_grad_()
+    r = torch.tensor([[0.0, 100.0, -1e4]], dtype=dtype, requires_grad=True)
+    for left, right in ((u, v), (u, u), (u, -u), (u, 0.0 * v)):
+        x, y = poincare.exp0(left), poincare.exp0(right)
+        fused = [poincare.mobius_add(x, y), poincare.gyromidpoint(x, y), poincare.beta_concat(x, y)]
+        logits = [poincare.hyperplane_logits(p[:, :12], p[:, :12] @ z, poincare.norm(z.T).T, r, 1.0) for p in fused]
+        total = sum((values.sum() for values in (*fused, *logits, *map(poincare.log0, fused))), torch.zeros(()))
+        assert torch.isfinite(total)
+        for point in fused:
+            assert (point.norm(dim=-1) < 1 + 1e-6).all()  # rounding may put a sum of points at the rim onto it
+        gradients = torch.autograd.grad(total, (u, v, z, r), allow_unused=True)
+        assert all(gradient is None or torch.isfinite(gradient).all() for gradient in gradients)

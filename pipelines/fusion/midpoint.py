@@ -1,0 +1,109 @@
+"""The midpoint of both streams in the Poincaré ball, with their radius under control.
+
+For each stream s: p_s = exp0(r_s n_s) with direction n_s = layernorm(W_s x_s + b_s) / sqrt(D) and radius r_s = R sigmoid(rho_s)
+learned per head; fuse p = the point halfway on the geodesic between p_l and p_r (gyromidpoint, Ungar 2008; HNN++, Shimizu et al.
+2021); logits = V (12 / R) log0(p) + a, or multinomial logistic regression in the ball. Symmetric: no input is the second
+operand. In the flat limit it is the
+``hyperbolic`` head: half a sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from pipelines.fusion import poincare
+from pipelines.fusion.ball import OUTPUT_LENGTH, BallOutput, Curvature, lift, lift_lengths, record_points
+from pipelines.fusion.front_ends import make_front_end
+from pipelines.fusion.stacked import StackedDropout, StackedModalityDropout, stacked_scalar
+
+__all__ = ["MidpointHead"]
+
+
+class MidpointHead(nn.Module):
+    """H heads that fuse by the midpoint.
+
+    Args:
+        left_dim: Dl, features of the left representation.
+        right_dim: Dr, features of the right one.
+        num_classes: C.
+        head_seeds: H seeds, one per head.
+        hidden_dim: D, width of each stream after its projection, the dimension of the ball.
+        input_dropout: share of input features dropped in training.
+        dropout: share of fused features dropped in training.
+        curvature: c of the ball of curvature -c, fixed, or where it starts.
+        learn_curvature: "yes" to learn c within a factor of ten of its start, "no" to keep it.
+        classifier: "dense" on the tangent vector, or "mlr" in the ball.
+        max_radius: R, upper bound of |u_s|; training starts at half of it.
+        front_end: "linear" or "cnn".
+        dense_dim: width of a dense layer before the output; 0 for none.
+        modality_dropout: share of training rows that one input is hidden from.
+
+    Raises:
+        ConfigError: a dense layer with the classifier "mlr".
+    """
+
+    def __init__(
+        self,
+        *,
+        left_dim: int,
+        right_dim: int,
+        num_classes: int,
+        head_seeds: Sequence[int],
+        hidden_dim: int = 120,
+        input_dropout: float = 0.0,
+        dropout: float = 0.0,
+        curvature: float = 1.0,
+        learn_curvature: str = "no",
+        classifier: str = "dense",
+        max_radius: float = 0.5,
+        front_end: str = "linear",
+        dense_dim: int = 0,
+        modality_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.max_radius = max_radius
+        heads = len(head_seeds)
+        self.curvature = Curvature(curvature, learn_curvature, head_count=heads)
+        self.hide = StackedModalityDropout(modality_dropout, head_seeds=head_seeds)
+        self.left_drop = StackedDropout(input_dropout, head_seeds=head_seeds, name="left")
+        self.right_drop = StackedDropout(input_dropout, head_seeds=head_seeds, name="right")
+        self.left_project = make_front_end(front_end, left_dim, hidden_dim, head_seeds=head_seeds, name="left")
+        self.right_project = make_front_end(front_end, right_dim, hidden_dim, head_seeds=head_seeds, name="right")
+        self.left_radius = stacked_scalar(0.0, head_count=heads)
+        self.right_radius = stacked_scalar(0.0, head_count=heads)
+        self.output = BallOutput(
+            hidden_dim,
+            num_classes,
+            classifier=classifier,
+            dense_dim=dense_dim,
+            dropout=dropout,
+            scale=2.0 * OUTPUT_LENGTH / max_radius,  # a midpoint is half as long as a sum
+            head_seeds=head_seeds,
+        )
+
+    def forward(self, left: Tensor, right: Tensor, *, record: dict[str, Tensor] | None = None) -> Tensor:
+        """Fuse and classify.
+
+        Args:
+            left: [H, B, Dl].
+            right: [H, B, Dr].
+            record: takes, for each of ``left``, ``right`` and ``fused``, ``<point>_norm`` = sqrt(c) |p| (0 at
+                the origin, 1 at the rim) and ``<point>_edge`` = 1 - c|p|^2, [H, B],
+                and ``curvature`` where it is learned.
+
+        Returns:
+            Logits, [H, B, C].
+        """
+        left, right = self.hide(left, right)
+        rows = left.shape[1]
+        c = self.curvature(rows)
+        radii = [self.left_radius, self.right_radius]
+        left_length, right_length = lift_lengths(radii, c, max_radius=self.max_radius, rows=rows)
+        left_point = lift(self.left_project(self.left_drop(left)), left_length)  # [H, B, D]
+        right_point = lift(self.right_project(self.right_drop(right)), right_length)
+        fused = poincare.gyromidpoint(left_point, right_point, c)
+        record_points(record, c, left=left_point, right=right_point, fused=fused)
+        logits: Tensor = self.output(fused, c)
+        return logits
