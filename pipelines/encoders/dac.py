@@ -31,14 +31,13 @@ from pipelines.encoders.causal import prepare
 from pipelines.encoders.config_check import check_config
 from pipelines.encoders.padding import extended_length, pad_batch
 from pipelines.encoders.snake_codec import SnakeCodec, fold_weight_norm, initialise_codec, reach
-from pipelines.encoders.state_check import check_state, random_info
+from pipelines.encoders.state_check import check_state, checkpoint_info, random_info
 from pipelines.encoders.weights import (
     Progress,
     WeightsInfo,
     find_checkpoint,
     load_pickle_free,
     random_initialisation,
-    state_digest,
 )
 
 __all__ = ["DACEncoder"]
@@ -121,13 +120,7 @@ class DACEncoder(Encoder):
             codec = _codec(spec)
         state = check_state(fold_weight_norm(found), codec.state_dict(), path=path, spec=spec)
         codec.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
-        weights = WeightsInfo(
-            kind="pretrained",
-            source=str(path) if revision == "unverified" else spec.repository,
-            revision=revision,
-            digest=state_digest(found),
-            licence=spec.licence,
-        )
+        weights = checkpoint_info(spec, path, revision, found)
         return cls(spec=spec, weights=weights, device=device, codec=codec)
 
     def num_frames(self, num_samples: int) -> int:

@@ -41,14 +41,13 @@ from pipelines.encoders.cpu_linear import pack_linears
 from pipelines.encoders.padding import extended_length, pad_batch, valid_mask
 from pipelines.encoders.random_weights import gaussian_codebooks, initialise
 from pipelines.encoders.residual_quantizer import quantize_residual
-from pipelines.encoders.state_check import check_state, random_info
+from pipelines.encoders.state_check import check_state, checkpoint_info, random_info
 from pipelines.encoders.weights import (
     Progress,
     WeightsInfo,
     find_checkpoint,
     load_pickle_free,
     random_initialisation,
-    state_digest,
 )
 from pipelines.errors import ConfigError
 
@@ -385,13 +384,7 @@ class MimiEncoder(Encoder):
         with torch.device("meta"):
             network = _Network(settings)
         state = check_state(found, network.state_dict(), path=path, spec=spec)
-        weights = WeightsInfo(
-            kind="pretrained",
-            source=str(folder) if revision == "unverified" else spec.repository,
-            revision=revision,
-            digest=state_digest(state),
-            licence=spec.licence,
-        )
+        weights = checkpoint_info(spec, folder, revision, state)
         network.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
         return cls(spec=spec, weights=weights, device=device, network=network)
 

@@ -34,14 +34,13 @@ from pipelines.encoders.causal import prepare
 from pipelines.encoders.config_check import check_config
 from pipelines.encoders.padding import extended_length, pad_batch
 from pipelines.encoders.snake_codec import SnakeCodec, fold_weight_norm, initialise_codec, reach
-from pipelines.encoders.state_check import check_state, random_info
+from pipelines.encoders.state_check import check_state, checkpoint_info, random_info
 from pipelines.encoders.weights import (
     Progress,
     WeightsInfo,
     find_checkpoint,
     load_pickle_free,
     random_initialisation,
-    state_digest,
 )
 
 __all__ = ["SNACEncoder"]
@@ -154,13 +153,7 @@ class SNACEncoder(Encoder):
         expected = {_package_name(name): value for name, value in codec.state_dict().items()}
         state = check_state(fold_weight_norm(found), expected, path=path, spec=spec)
         codec.load_state_dict({name: state[_package_name(name)].float() for name in codec.state_dict()}, assign=True)
-        weights = WeightsInfo(
-            kind="pretrained",
-            source=str(path) if revision == "unverified" else spec.repository,
-            revision=revision,
-            digest=state_digest(found),
-            licence=spec.licence,
-        )
+        weights = checkpoint_info(spec, path, revision, found)
         return cls(spec=spec, weights=weights, device=device, codec=codec)
 
     def num_frames(self, num_samples: int) -> int:

@@ -41,14 +41,13 @@ from pipelines.encoders.config_check import check_config
 from pipelines.encoders.padding import pad_batch, valid_mask
 from pipelines.encoders.random_weights import gaussian_codebooks, initialise
 from pipelines.encoders.residual_quantizer import quantize_residual
-from pipelines.encoders.state_check import check_state, random_info
+from pipelines.encoders.state_check import check_state, checkpoint_info, random_info
 from pipelines.encoders.weights import (
     Progress,
     WeightsInfo,
     find_checkpoint,
     load_pickle_free,
     random_initialisation,
-    state_digest,
 )
 
 __all__ = ["SpeechTokenizerEncoder"]
@@ -289,13 +288,7 @@ class SpeechTokenizerEncoder(Encoder):
         check_config(spec, config, _settings(spec), defaults={})
         found = {name: value for name, value in load_pickle_free(path).items() if not _UNUSED.match(name)}
         state = check_state(found, _expected_state(spec), path=path, spec=spec)
-        weights = WeightsInfo(
-            kind="pretrained",
-            source=str(path) if revision == "unverified" else spec.repository,
-            revision=revision,
-            digest=state_digest(state),
-            licence=spec.licence,
-        )
+        weights = checkpoint_info(spec, path, revision, state)
         return cls(spec=spec, weights=weights, device=device, state=_folded(state))
 
     def num_frames(self, num_samples: int) -> int:

@@ -16,7 +16,7 @@ from pipelines.encoders.catalogue import EncoderSpec
 from pipelines.encoders.weights import WeightsInfo, state_digest
 from pipelines.errors import WeightsError
 
-__all__ = ["check_state", "pretrained_info", "random_info"]
+__all__ = ["check_state", "checkpoint_info", "pretrained_info", "random_info"]
 
 
 def _some(names: Sequence[str]) -> str:
@@ -86,6 +86,24 @@ def pretrained_info(spec: EncoderSpec, paths: Sequence[Path], state: Mapping[str
         source = ", ".join(str(path) for path in paths)
     return WeightsInfo(
         kind="pretrained", source=source, revision=revision, digest=state_digest(state), licence=spec.licence
+    )
+
+
+def checkpoint_info(spec: EncoderSpec, place: Path, revision: str, state: Mapping[str, Tensor]) -> WeightsInfo:
+    """Provenance of a checkpoint that ``find_checkpoint`` has found.
+
+    Args:
+        spec: the catalogue entry.
+        place: the folder or file that was read; the source, where no revision vouches for it.
+        revision: as ``find_checkpoint`` gives it.
+        state: the parameters as read.
+    """
+    return WeightsInfo(
+        kind="pretrained",
+        source=str(place) if revision == "unverified" else spec.repository,
+        revision=revision,
+        digest=state_digest(state),
+        licence=spec.licence,
     )
 
 

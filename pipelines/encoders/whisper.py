@@ -36,7 +36,7 @@ from pipelines.encoders.config_check import check_config
 from pipelines.encoders.cpu_linear import PackedLinear, can_pack, pack_linears
 from pipelines.encoders.padding import extended_length, pad_batch
 from pipelines.encoders.random_weights import initialise
-from pipelines.encoders.state_check import check_state, random_info
+from pipelines.encoders.state_check import check_state, checkpoint_info, random_info
 from pipelines.encoders.torchaudio_guard import ensure_torchaudio_importable
 from pipelines.encoders.weights import (
     Progress,
@@ -44,7 +44,6 @@ from pipelines.encoders.weights import (
     find_checkpoint,
     load_pickle_free,
     random_initialisation,
-    state_digest,
 )
 from pipelines.errors import AudioError
 
@@ -138,13 +137,7 @@ class WhisperEncoder(Encoder):
                 model = _empty_model(spec)
             state = _read_encoder(spec, folder, model.state_dict())
             model.load_state_dict(state, assign=True)
-            weights = WeightsInfo(
-                kind="pretrained",
-                source=str(folder) if revision == "unverified" else spec.repository,
-                revision=revision,
-                digest=state_digest(state),
-                licence=spec.licence,
-            )
+            weights = checkpoint_info(spec, folder, revision, state)
         return cls(spec=spec, weights=weights, device=device, model=model, precision=precision)
 
     def num_frames(self, num_samples: int) -> int:

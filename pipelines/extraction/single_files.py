@@ -1,6 +1,6 @@
 """Embeddings of single recordings, each encoded alone: what ``hyfuse embed`` gives and a store is checked against.
 
-A recording goes through decoding, encoding (in windows where it is long, as everywhere) and pooling by itself, in no batch. By
+A recording goes through decoding, encoding and pooling as in an extraction, but in no batch with other recordings. By
 the promise of ``encoders.base`` the numbers equal those of an extraction to a relative error of 1e-5. On a CPU every recording is
 computed by one thread and several are computed side by side, so that the numbers do not depend on the number of threads.
 """
@@ -11,7 +11,7 @@ import glob
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from pipelines.audio.decode import RESAMPLER, decode
 from pipelines.encoders.base import Encoder
 from pipelines.encoders.catalogue import EncoderSpec
-from pipelines.encoders.windows import plan_windows
 from pipelines.errors import AudioError, ConfigError, unknown_name
-from pipelines.extraction.pooling import pool_frames
-from pipelines.store.embeddings import POOLS
+from pipelines.extraction.decoding import DecodedClip
+from pipelines.extraction.worker import encode_clips
+from pipelines.store.embeddings import POOLS, FrameSpec
 from pipelines.store.feature_files import FeatureTable
 
 __all__ = [
@@ -82,7 +82,6 @@ class FileEmbedding:
     failure: str
 
 
-@torch.inference_mode()
 def embed_file(
     path: Path, encoder: Encoder, *, frames: bool = False, transform: Transform | None = None
 ) -> FileEmbedding:
@@ -98,63 +97,19 @@ def embed_file(
         The embedding, or the reason why there is none.
     """
     spec = encoder.spec
-    shape = (len(spec.representations), spec.dim)
-
-    def failed(reason: str, duration_s: float) -> FileEmbedding:
-        nothing = np.full(shape, np.nan, np.float32)
-        return FileEmbedding(path, nothing, nothing.copy(), 0, duration_s, {}, reason)
-
     try:
         waveform = decode(path, spec.sample_rate_hz)
-        samples = waveform.samples
         if transform is not None:
-            samples = transform(samples, spec.sample_rate_hz)
+            waveform = replace(waveform, samples=transform(waveform.samples, spec.sample_rate_hz))
+        clip = DecodedClip(waveform, "")
     except AudioError as error:
-        return failed(str(error), np.nan)
-    pools = [_Pool(spec.dim) for _ in spec.representations]
-    kept: dict[str, list[NDArray[np.float32]]] = {name: [] for name in spec.representations} if frames else {}
-    for window in plan_windows(encoder, len(samples)):
-        piece = torch.from_numpy(samples[window.start : window.stop])
-        for representation in encoder.encode_padded([piece]):
-            own = representation.frames[:, window.first : window.last]  # own is [1, T, D]
-            length = own.shape[1]
-            mean, std = pool_frames(own, torch.tensor([length], device=own.device))
-            # An utterance-level encoder gives one vector per window, which stands for its samples.
-            weight = length if spec.hop_samples else window.stop - window.start
-            index = spec.representations.index(representation.name)
-            pools[index].add(mean[0].cpu().numpy(), std[0].cpu().numpy(), weight)
-            if frames:
-                kept[representation.name].append(own[0].float().cpu().numpy())
-    mean_all = np.stack([pool.mean for pool in pools]).astype(np.float32)
-    std_all = np.stack([pool.std if spec.hop_samples else np.zeros(spec.dim) for pool in pools]).astype(np.float32)
-    if not (np.isfinite(mean_all).all() and np.isfinite(std_all).all()):
-        return failed(f"The embedding by {spec.name} is not finite (NaN or infinite).", waveform.duration_s)
-    count = pools[0].weight if spec.hop_samples else 1
-    if spec.hop_samples:
-        joined = {name: np.concatenate(parts) for name, parts in kept.items()}
-    else:
-        joined = {name: mean_all[[spec.representations.index(name)]] for name in kept}
-    return FileEmbedding(path, mean_all, std_all, count, waveform.duration_s, joined, "")
-
-
-class _Pool:
-    """Mean and deviation over pieces of frames, joined in float64 (Chan, Golub, LeVeque 1979, eq. 2.1)."""
-
-    def __init__(self, dim: int) -> None:
-        self.weight = 0
-        self.mean = np.zeros(dim)
-        self._squares = np.zeros(dim)  # sum of squared deviations from the mean
-
-    def add(self, mean: NDArray[np.float32], std: NDArray[np.float32], weight: int) -> None:
-        total = self.weight + weight
-        difference = mean.astype(np.float64) - self.mean
-        self.mean = self.mean + difference * (weight / total)
-        self._squares += std.astype(np.float64) ** 2 * weight + difference**2 * (self.weight * weight / total)
-        self.weight = total
-
-    @property
-    def std(self) -> NDArray[np.float64]:
-        return np.sqrt(self._squares / self.weight)
+        clip = DecodedClip(None, str(error))
+    kept = FrameSpec(spec.representations, "float32") if frames else None
+    made = encode_clips([clip], encoder, frames=kept)
+    own = {name: rows[0] for name, rows in (made.frames or {}).items()} if not made.failure[0] else {}
+    return FileEmbedding(
+        path, made.mean[0], made.std[0], int(made.num_frames[0]), float(made.duration_s[0]), own, made.failure[0]
+    )
 
 
 def embed_files(paths: Sequence[Path], encoder: Encoder, *, frames: bool = False) -> Iterator[FileEmbedding]:

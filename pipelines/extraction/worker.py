@@ -204,12 +204,14 @@ def encode_clips(
 
     def seconds(item: _Item) -> float:
         """Of the recording; what windows share counts once."""
-        share = len(waveforms[item.row]) / windowed.get(item.row, len(waveforms[item.row]))
+        share = len(waveforms[item.row]) / encoded[item.row]
         return share * item.num_samples / spec.sample_rate_hz
 
     batches = plan_batches(lengths, max_padded_samples=int(limit.seconds * spec.sample_rate_hz))
     waiting = Counter(item.row for item in items)
-    windowed = {row: sum(item.num_samples for item in items if item.row == row) for row, n in waiting.items() if n > 1}
+    encoded: Counter[int] = Counter()  # samples of all windows of a recording
+    for item in items:
+        encoded[item.row] += item.num_samples
     for batch in run_batches(encoder, batches, _halving(compute, encoder, lengths, limit)):
         finished = 0
         for position in batch:

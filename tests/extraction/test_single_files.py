@@ -67,7 +67,7 @@ def test_windows_of_a_long_recording_give_what_one_piece_gives(clip: Path) -> No
     encoder = FakeEncoder()
     encoder.longest_s, encoder.context_s = 0.5, 0.1
     found = embed_file(clip, encoder, frames=True)
-    assert encoder.batches == [1] * 7  # 2.03 s in windows of 0.5 s, 0.3 s apart
+    assert sum(encoder.batches) == 7  # 2.03 s in windows of 0.5 s, 0.3 s apart
     assert found.num_frames == whole.num_frames
     for name in ("level", "shape"):
         np.testing.assert_array_equal(found.frames[name], whole.frames[name])

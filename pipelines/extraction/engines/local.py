@@ -25,13 +25,14 @@ from pipelines.store.embeddings import (
     BLOCK_ROWS,
     EmbeddingStore,
     FrameSpec,
+    StoreWriter,
     open_store,
     open_writer,
     store_path,
 )
 from pipelines.store.provenance import Provenance
 
-__all__ = ["ExtractionProgress", "choose_device", "extract_corpus", "extraction_provenance"]
+__all__ = ["ExtractionProgress", "Tally", "choose_device", "extract_corpus", "extraction_provenance"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,48 @@ class ExtractionProgress:
     rows_total: int
     rows_failed: int
     audio_s: float
+
+
+class Tally:
+    """What is to do in a store, how far that is, and how much of it failed; the same for every engine.
+
+    Args:
+        writer: the store.
+        shard: (i, n), where only every n-th block is to do.
+        max_failures: stop when more recordings than this have failed; None for never.
+        retry_failed: failures that the store holds are being tried again and do not count.
+        progress: told of every change.
+
+    Attributes:
+        indices: blocks to do.
+        failures: counts what failed.
+    """
+
+    def __init__(
+        self,
+        writer: StoreWriter,
+        *,
+        shard: tuple[int, int] | None = None,
+        max_failures: int | None,
+        retry_failed: bool,
+        progress: Callable[[ExtractionProgress], None] | None,
+    ) -> None:
+        first, step = shard or (0, 1)
+        self.indices = writer.blocks_to_do()
+        self._total = sum(len(writer.rows_of(index)) for index in range(first, writer.num_blocks, step))
+        self._done = self._total - sum(len(writer.rows_of(index)) for index in self.indices)
+        self._audio_s = 0.0
+        self._progress = progress
+        earlier = {} if retry_failed else writer.store.failures()
+        self.failures = FailureLimit(allowed=max_failures, failed=earlier, total=len(writer.store))
+        self.add(0, 0.0)
+
+    def add(self, rows: int, seconds: float) -> None:
+        """Count recordings that were finished and seconds of audio; what a worker did before it died is counted once."""
+        self._done = min(self._done + rows, self._total)
+        self._audio_s += seconds
+        if self._progress is not None:
+            self._progress(ExtractionProgress(self._done, self._total, self.failures.count, self._audio_s))
 
 
 def choose_device(name: str) -> torch.device:
@@ -167,25 +210,11 @@ def extract_corpus(
         shard=shard,
         retry_failed=retry_failed,
     ) as writer:
-        indices = writer.blocks_to_do()
-        first, step = shard or (0, 1)
-        rows_total = sum(len(writer.rows_of(index)) for index in range(first, writer.num_blocks, step))
-        rows_done, audio_s = rows_total - sum(len(writer.rows_of(index)) for index in indices), 0.0
-        earlier = {} if retry_failed else writer.store.failures()
-        failures = FailureLimit(allowed=max_failures, failed=earlier, total=len(manifest))
-
-        def report(finished: int, seconds: float) -> None:
-            nonlocal rows_done, audio_s
-            rows_done += finished
-            audio_s += seconds
-            if progress is not None:
-                progress(ExtractionProgress(rows_done, rows_total, failures.count, audio_s))
-
-        report(0, 0.0)
+        tally = Tally(writer, shard=shard, max_failures=max_failures, retry_failed=retry_failed, progress=progress)
         work = Work(manifest, writer.store.block_rows, distortion, frames, decode_workers)
-        with BlockSink(writer=writer, manifest=manifest, failures=failures) as sink:
-            for block, result in run_blocks(work, encoder, indices, done=report):
+        with BlockSink(writer=writer, manifest=manifest, failures=tally.failures) as sink:
+            for block, result in run_blocks(work, encoder, tally.indices, done=tally.add):
                 sink.accept(block, result)
-        if indices:
-            report(0, 0.0)  # the last failures
+        if tally.indices:
+            tally.add(0, 0.0)  # the last failures
     return open_store(path, complete=shard is None)

@@ -26,7 +26,7 @@ from pipelines.audio.conditions import Distortion
 from pipelines.corpora.manifest import Manifest
 from pipelines.encoders.base import Encoder
 from pipelines.errors import HyfuseError, WeightsError, WorkerError
-from pipelines.extraction.engines.local import ExtractionProgress, extraction_provenance
+from pipelines.extraction.engines.local import ExtractionProgress, Tally, extraction_provenance
 from pipelines.extraction.sink import BlockSink, FailureLimit
 from pipelines.extraction.worker import Work, run_blocks
 from pipelines.locations import Location
@@ -280,23 +280,15 @@ def extract_in_processes(
         shard=shard,
         retry_failed=retry_failed,
     ) as writer:
-        indices = writer.blocks_to_do()
-        first, step = shard or (0, 1)
-        rows_total = sum(len(writer.rows_of(index)) for index in range(first, writer.num_blocks, step))
-        rows_done, audio_s = rows_total - sum(len(writer.rows_of(index)) for index in indices), 0.0
-        earlier = {} if retry_failed else writer.store.failures()
-        failures = FailureLimit(allowed=max_failures, failed=earlier, total=len(manifest))
+        tally = Tally(writer, shard=shard, max_failures=max_failures, retry_failed=retry_failed, progress=progress)
         work = Work(manifest, writer.store.block_rows, distortion, frames, decode_workers)
         cores = torch.get_num_threads() if kind == "cpu" else os.cpu_count() or 1
         threads = max(1, cores // len(devices))
         tasks = [_Task(load, device, threads, digest, work, path) for device in devices]
-        if progress is not None:
-            progress(ExtractionProgress(rows_done, rows_total, failures.count, audio_s))
-        for message in _Crew(tasks, indices).run():
+        for message in _Crew(tasks, tally.indices).run():
             if message[0] == "written":
-                failures.add(message[2])
+                tally.failures.add(message[2])
+                tally.add(0, 0.0)
             else:
-                rows_done, audio_s = rows_done + message[1], audio_s + message[2]
-            if progress is not None:
-                progress(ExtractionProgress(min(rows_done, rows_total), rows_total, failures.count, audio_s))
+                tally.add(message[1], message[2])
     return open_store(path, complete=shard is None)

@@ -19,9 +19,8 @@ from pipelines.audio.conditions import Distortion
 from pipelines.corpora.manifest import Manifest
 from pipelines.encoders.base import Encoder
 from pipelines.errors import HyfuseError, InstallationError, WorkerError
-from pipelines.extraction.engines.local import ExtractionProgress, extraction_provenance
+from pipelines.extraction.engines.local import ExtractionProgress, Tally, extraction_provenance
 from pipelines.extraction.engines.processes import EncoderLoader, check_same_weights, do_blocks
-from pipelines.extraction.sink import FailureLimit
 from pipelines.extraction.worker import Work
 from pipelines.locations import Location
 from pipelines.store.embeddings import (
@@ -133,11 +132,8 @@ def extract_with_ray(
         frames=frames,
         retry_failed=retry_failed,
     ) as writer:
-        todo = writer.blocks_to_do()
-        rows_done = len(manifest) - sum(len(writer.rows_of(index)) for index in todo)
-        audio_s = 0.0
-        earlier = {} if retry_failed else writer.store.failures()
-        failures = FailureLimit(allowed=max_failures, failed=earlier, total=len(manifest))
+        tally = Tally(writer, max_failures=max_failures, retry_failed=retry_failed, progress=progress)
+        todo = tally.indices
         work = ray.put(Work(manifest, writer.store.block_rows, distortion, frames, decode_workers))
         needs = {"num_gpus": 1} if device == "cuda" else {"num_cpus": 1}
         worker_class = ray.remote(**needs)(_Worker)
@@ -150,8 +146,6 @@ def extract_with_ray(
         idle = [start() for _ in range(min(count, len(tasks)))]
         running: dict[Any, tuple[Any, list[int]]] = {}
         deaths = 0
-        if progress is not None:
-            progress(ExtractionProgress(rows_done, len(manifest), failures.count, audio_s))
         try:
             while tasks or running:
                 while tasks and idle:
@@ -177,11 +171,8 @@ def extract_with_ray(
                     raise WorkerError(f"A Ray worker failed: {_first_line(error)}") from error
                 deaths = 0
                 idle.append(actor)
-                failures.add(failed)
-                rows_done += sum(len(writer.rows_of(index)) for index in indices)
-                audio_s += seconds
-                if progress is not None:
-                    progress(ExtractionProgress(rows_done, len(manifest), failures.count, audio_s))
+                tally.failures.add(failed)
+                tally.add(sum(len(writer.rows_of(index)) for index in indices), seconds)
         finally:
             for actor in [*idle, *(actor for actor, _ in running.values())]:
                 ray.kill(actor)
