@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import pipelines
-from hyfuse_cli import bench, cache, compare, compare_runs, corpora, embed, extract, models, report, train, tune
+from hyfuse_cli import bench, cache, compare, compare_runs, corpora, embed, extract, models, report, study, train, tune
 from pipelines.errors import HyfuseError
 
 __all__ = ["app", "main"]
@@ -31,6 +31,7 @@ app.command("compare")(compare.compare)
 app.command("compare-runs")(compare_runs.compare_runs)
 app.command("tune")(tune.tune)
 app.command("report")(report.report)
+app.add_typer(study.app, name="study")
 app.add_typer(corpora.app, name="corpora")
 app.add_typer(models.app, name="models")
 app.add_typer(cache.app, name="cache")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +14,9 @@ from rich.markup import escape
 if TYPE_CHECKING:
     from pipelines.corpora.layouts import Finding
     from pipelines.reports.tables import Table
+    from pipelines.studies.outcome import Cell, Outcome
 
-__all__ = ["Meter", "error", "meter", "note", "out", "say", "show_findings", "show_table"]
+__all__ = ["Meter", "error", "meter", "note", "out", "say", "show_findings", "show_outcome", "show_table"]
 
 _PLAIN_WIDTH = 160  # of tables that go to a file or a pipe, where there is no terminal to ask
 _PLAIN_INTERVAL_S = 5.0
@@ -79,6 +81,42 @@ def show_table(table: Table) -> None:
         out.print(escape(warning), style="bold yellow")
     for line in table.notes:
         out.print(escape(line))
+
+
+def show_outcome(outcome: Outcome) -> None:
+    """What a study found: its tables, then warnings, answers and notes."""
+    from rich.table import Table as Grid
+
+    for table in outcome.tables:
+        grid = Grid(
+            title=table.title, title_justify="left", title_style="bold", caption=table.about, caption_justify="left"
+        )
+        for index, column in enumerate(table.columns):
+            grid.add_column(
+                escape(column.title), justify="left" if index == 0 else "right", no_wrap=not out.is_terminal
+            )
+        for row in table.rows:
+            grid.add_row(
+                *(
+                    escape(cell if isinstance(cell, str) else _number(cell, table.columns[index].digits))
+                    for index, cell in enumerate(row)
+                )
+            )
+        out.print(grid)
+    for warning in outcome.warnings:
+        out.print(escape(warning), style="bold yellow")
+    for answer in outcome.answers:
+        out.print(escape(answer), style="bold")
+    for line in outcome.notes:
+        out.print(escape(line))
+
+
+def _number(cell: Cell, digits: int) -> str:
+    """A number as a table shows it: with its interval and its mark; empty for none."""
+    if math.isnan(cell.value):
+        return ""
+    interval = "" if math.isnan(cell.low) else f" [{cell.low:.{digits}f}, {cell.high:.{digits}f}]"
+    return f"{cell.value:.{digits}f}{interval}{cell.mark}"
 
 
 class Meter:
