@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from hyfuse_cli.extract import open_corpus
-from hyfuse_cli.options import DataRoot, Device, Weights, WeightsDir
+from hyfuse_cli.options import DataRoot, Device, Weights, WeightsDir, Workers
 
 __all__ = ["app"]
 
@@ -115,3 +115,43 @@ def train(
             device=device,
         )
         typer.echo(json.dumps(measured))
+
+
+@app.command("grid")
+def grid(
+    encoders: Annotated[
+        int, typer.Option("--encoders", min=1, help="Made-up encoders of either family; 4 make 16 pairs and 8 singles.")
+    ] = 4,
+    dim: Annotated[int, typer.Option("--dim", min=1, help="Features of each; training takes mean and std.")] = 768,
+    utterances: Annotated[int, typer.Option("--utterances", min=100, help="Made-up utterances.")] = 535,
+    speakers: Annotated[int, typer.Option("--speakers", min=10, help="Made-up speakers.")] = 10,
+    classes: Annotated[int, typer.Option("--num-classes", min=2, help="Made-up emotions.")] = 7,
+    fusions: Annotated[
+        str, typer.Option("--fusions", help="Fusions, comma separated.")
+    ] = "concat,attention,hyperbolic",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds of every head.")] = 5,
+    pool: Annotated[str, typer.Option("--pool", help="mean, std or mean+std.")] = "mean+std",
+    workers: Workers = None,
+) -> None:
+    """A whole comparison, from stores of random numbers to the scores, five folds: how long, and how much memory."""
+    from hyfuse_cli.heads import split_names
+    from pipelines.fusion.catalogue import fusion_spec
+
+    names = split_names(fusions)
+    for name in names:  # before anything slow
+        fusion_spec(name)
+
+    from pipelines.studies.bench import bench_grid
+
+    measured = bench_grid(
+        encoders_per_family=encoders,
+        dim=dim,
+        utterances=utterances,
+        speakers=speakers,
+        num_classes=classes,
+        fusions=names,
+        seeds=seeds,
+        pool=pool,
+        workers=workers,
+    )
+    typer.echo(json.dumps(measured))
