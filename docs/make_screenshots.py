@@ -6,6 +6,10 @@ Those in the repository are of Emo-DB with the real weights of BYOL-S and SoundS
     hyfuse compare --corpus emodb --models "byols soundstream-lyra" --fusions all --order both --run emodb-all
     python docs/make_screenshots.py runs/emodb-all
 
+The run of a study is photographed in the same way, its answers and figures as ``study-<name>.png``:
+
+    python docs/make_screenshots.py runs/emodb-noise
+
 Needs Debian's ``chromium`` and ``chromium-driver``, and ``selenium``. Every picture stays below 300 KB: a
 report has few colours, and a palette of 256 holds them.
 """
@@ -27,6 +31,8 @@ from pipelines.locations import as_location  # noqa: E402
 from pipelines.reports.page import write_page  # noqa: E402
 from pipelines.reports.run_data import read_run_data  # noqa: E402
 from pipelines.reports.spaces import read_pictures  # noqa: E402
+from pipelines.reports.study_page import write_study_page  # noqa: E402
+from pipelines.studies.outcome import OUTCOME_FILE, read_outcome  # noqa: E402
 from tests.browser.chromium import browser, missing, open_report, show_as  # noqa: E402
 
 if TYPE_CHECKING:
@@ -69,6 +75,30 @@ def small(png: bytes) -> bytes:
     return content.getvalue()
 
 
+def keep(name: str, png: bytes) -> None:
+    """Write a picture, unless it is too large for a repository."""
+    picture = small(png)
+    if len(picture) > LIMIT:
+        sys.exit(f"{name}.png would have {len(picture)} bytes; {LIMIT} are allowed.")
+    FOLDER.mkdir(exist_ok=True)
+    (FOLDER / f"{name}.png").write_bytes(picture)
+    print(f"{FOLDER / name}.png, {len(picture) // 1000} KB")
+
+
+def photograph_study(run: Path) -> None:
+    """The answers and figures of a study."""
+    outcome = read_outcome(run)
+    with tempfile.TemporaryDirectory() as folder, browser() as driver:
+        page = Path(folder) / "report.html"
+        write_study_page(outcome, page, run.resolve().name)
+        show_as(driver, width=1100)
+        driver.get(page.as_uri())
+        last = "#figures" if outcome.figures else "#tables"
+        keep(f"study-{outcome.study}", photograph(driver, "header", last))
+        if problems := driver.get_log("browser"):
+            sys.exit(f"The page wrote to the console: {problems}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of the run")
@@ -76,22 +106,20 @@ def main() -> None:
     arguments = parser.parse_args()
     if reason := missing():
         sys.exit(reason)
+    if (arguments.run / OUTCOME_FILE).is_file():
+        photograph_study(arguments.run)
+        return
     data = read_run_data(arguments.run)
     pictures = read_pictures(data, cache_dir=as_location(arguments.cache_dir) if arguments.cache_dir else None)
     if not pictures.spaces or not pictures.disks:
         sys.exit(f"{pictures.space_note}\n{pictures.disk_note}")
-    FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, browser() as driver:
         page = Path(folder) / "report.html"
         write_page(data, page, pictures)
         for name, window, first, last in SHOTS:
             show_as(driver, **window)
             open_report(driver, page)
-            picture = small(photograph(driver, first, last))
-            if len(picture) > LIMIT:
-                sys.exit(f"{name}.png would have {len(picture)} bytes; {LIMIT} are allowed.")
-            (FOLDER / f"{name}.png").write_bytes(picture)
-            print(f"{FOLDER / name}.png, {len(picture) // 1000} KB")
+            keep(name, photograph(driver, first, last))
         if problems := driver.get_log("browser"):
             sys.exit(f"The page wrote to the console: {problems}")
 

@@ -4,13 +4,32 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import pipelines
-from hyfuse_cli import bench, cache, compare, compare_runs, corpora, embed, extract, models, report, study, train, tune
+from hyfuse_cli import (
+    bench,
+    cache,
+    compare,
+    compare_runs,
+    corpora,
+    doctor,
+    embed,
+    export,
+    extract,
+    models,
+    report,
+    study,
+    train,
+    transcribe,
+    tune,
+)
+from hyfuse_cli.options import DEFAULT_CACHE
 from pipelines.errors import HyfuseError
+from pipelines.locations import as_location
 
 __all__ = ["app", "main"]
 
@@ -19,15 +38,19 @@ app = typer.Typer(
     help="Which frozen speech representations, fused how, recognise emotion best?\n\n"
     "Stage 1 turns recordings into embeddings, once: `hyfuse extract`. Stage 2 compares every pair and fusion of them,"
     " many times: `hyfuse compare`. `make all-pairs` does both on a built-in demo corpus.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("doctor")(doctor.doctor)
 app.command("extract")(extract.extract)
+app.command("transcribe")(transcribe.transcribe)
 app.command("embed")(embed.embed)
 app.command("train")(train.train)
 app.command("compare")(compare.compare)
+app.command("export")(export.export)
+app.command("predict")(export.predict)
 app.command("compare-runs")(compare_runs.compare_runs)
 app.command("tune")(tune.tune)
 app.command("report")(report.report)
@@ -46,6 +69,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
@@ -54,6 +78,8 @@ def _options(
     ] = False,
 ) -> None:
     del version, debug
+    if context.invoked_subcommand is None:
+        doctor.what_next(as_location(os.environ.get("HYFUSE_CACHE") or str(DEFAULT_CACHE)), Path("runs"))
 
 
 def main() -> None:

@@ -13,6 +13,8 @@ from hyfuse_cli import console
 from hyfuse_cli.options import DEFAULT_CACHE, CacheDir, DataRoot, Device, WeightsDir
 
 if TYPE_CHECKING:
+    from pipelines.corpora.manifest import Manifest
+    from pipelines.extraction.texts import CorpusTexts
     from pipelines.locations import Location
 
 __all__ = ["app"]
@@ -186,14 +188,15 @@ def _recheck(
     manifest = recall_corpus(made.corpus, cache_dir=cache_dir)
     if data_root is not None:
         manifest = replace(manifest, root=data_root)
-    if manifest.root is None or not manifest.root.is_dir():
+    if made.family != "LEX" and (manifest.root is None or not manifest.root.is_dir()):
         raise DataRootError(
             f"The recordings of {made.corpus!r} were at {manifest.root}, which is not there any more. Name the folder with"
             " `--data-root DIR`."
         )
-    condition = parse_condition(made.condition)
-    distortion = None
-    if not condition.is_clean:
+    distortion = texts = None
+    if made.family == "LEX":
+        texts = _texts_of(made.condition, manifest, cache_dir)
+    elif not (condition := parse_condition(made.condition)).is_clean:
         distortion = prepare_condition(condition, manifest=manifest, noise_dirs=noise_dir)
     with console.meter(f"weights of {made.encoder}", "bytes") as bytes_meter:
         encoder = load_encoder(
@@ -205,17 +208,30 @@ def _recheck(
             precision=made.precision,
         )
     with console.meter(f"{made.encoder} again", "utterances") as update:
-        found = recheck_rows(store, manifest, encoder, sample=sample, seed=seed, distortion=distortion, progress=update)
+        found = recheck_rows(
+            store, manifest, encoder, sample=sample, seed=seed, distortion=distortion, texts=texts, progress=update
+        )
     outcome = "agree" if not found.problems else "DO NOT AGREE"
     console.out.print(
-        f"  {found.rows} rows computed again from the recordings {outcome}: largest relative difference {found.largest:.1e}"
-        f"{f' ({found.where})' if found.where else ''}, allowed {found.tolerance:.0e}",
+        f"  {found.rows} rows computed again from the {'texts' if texts else 'recordings'} {outcome}: largest relative difference"
+        f" {found.largest:.1e}{f' ({found.where})' if found.where else ''}, allowed {found.tolerance:.0e}",
         markup=False,
         soft_wrap=True,
     )
     for line in (*found.problems, *found.environment):
         console.out.print(f"  {line}", markup=False, soft_wrap=True)
     return list(found.problems)
+
+
+def _texts_of(condition: str, manifest: Manifest, cache_dir: Location) -> CorpusTexts:
+    """What a store of text embeddings under a condition was made from."""
+    from pipelines.extraction.texts import manual_texts, recognised_texts
+    from pipelines.store.transcripts import parse_text_condition
+
+    model, audio_condition = parse_text_condition(condition)
+    if model is None:
+        return manual_texts(manifest)
+    return recognised_texts(manifest, model=model, condition=audio_condition, cache_dir=cache_dir)
 
 
 @app.command("export")

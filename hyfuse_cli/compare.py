@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hyfuse_cli import console
-from hyfuse_cli.heads import ALL, HeadSettings, run_comparison, split_names, takes_settings
+from hyfuse_cli.heads import ALL, DryRun, HeadSettings, run_comparison, say_estimate, split_names, takes_settings
 
 __all__ = ["compare"]
 
@@ -30,9 +30,10 @@ def compare(
     pairs: Annotated[
         str, typer.Option("--pairs", help="heterogeneous (RLR × CBR), homogeneous (within a family) or all.")
     ] = "heterogeneous",
+    dry_run: DryRun = False,
     settings: HeadSettings,
 ) -> None:
-    """Compare every pair of cached representations under every fusion, and all singles, with logistic regression beside them.
+    """Compare every pair of cached representations under every fusion, and all singles, with a linear model beside them.
 
     Writes the table (CSV, Markdown, LaTeX), every result row and every test prediction to the run folder. Stop it at any
     time: the same command goes on from there.
@@ -71,5 +72,9 @@ def compare(
         raise ConfigError(f"There is no {pairs} pair among {listed}. Extract {missing}, or choose another --pairs.")
     cells = settings.cells(found, chosen, names)
     run_dir = settings.run_dir((manifest.corpus, "" if pairs == "heterogeneous" else pairs))
+    if dry_run:
+        say_estimate(manifest, cells, settings=settings, run_dir=run_dir)
+        return
     run_comparison(manifest, cells, settings=settings, run_dir=run_dir)
     console.say(f"Everything is in {run_dir}: table.csv, table.md, table.tex, results.jsonl, predictions.parquet.")
+    console.note(f"Next: `hyfuse report {run_dir}`, and `hyfuse export {run_dir}` with the cell you like.")

@@ -23,8 +23,8 @@ _FORMATS = ("text", "markdown", "json")
 _SHOWN = 60  # characters of a setting's value
 _HEADS = (
     "cell",
-    "first %",
-    "second %",
+    "first",
+    "second",
     "difference [95 %]",
     "p",
     "p (Holm)",
@@ -82,7 +82,7 @@ def _show(found: RunComparison) -> None:
     else:
         console.out.print("Nothing that is recorded differs between the two runs.")
     if found.cells:
-        table = Table(box=None, pad_edge=False, title="UAR, B minus A", title_justify="left", title_style="bold")
+        table = Table(box=None, pad_edge=False, title=_title(found), title_justify="left", title_style="bold")
         for head in _HEADS:
             table.add_column(head, justify="left" if head == "cell" else "right")
         for row in _rows(found):
@@ -90,6 +90,11 @@ def _show(found: RunComparison) -> None:
         console.out.print(table)
     for line in _lines(found):
         console.out.print(line, markup=False, soft_wrap=True)
+
+
+def _title(found: RunComparison) -> str:
+    measure = found.measure
+    return f"{measure.name}{' %' if measure.factor == 100 else ''}, B minus A"
 
 
 def _settings(found: RunComparison) -> list[tuple[str, str, str]]:
@@ -107,20 +112,20 @@ def _short(value: object) -> str:
 
 
 def _rows(found: RunComparison) -> list[tuple[str, ...]]:
-    from pipelines.studies.answers import p_text, points
+    from pipelines.studies.answers import p_text
 
-    rows = []
+    rows, measure = [], found.measure
     for cell in found.cells:
-        uar = cell.differences["uar"]
-        bounds = "–" if math.isnan(uar.p) else f"{points(uar.interval.low)}, {points(uar.interval.high)}"
+        one = cell.differences[measure.key]
+        bounds = "–" if math.isnan(one.p) else ", ".join(map(measure.change, (one.interval.low, one.interval.high)))
         rows.append(
             (
                 cell.first.cell,
-                f"{100 * cell.first.uar:.1f}",
-                f"{100 * cell.second.uar:.1f}",
-                f"{points(uar.value)} [{bounds}]",
-                *(p_text(p).removeprefix("p = ").removeprefix("p ") for p in (uar.p, cell.p_holm, uar.wilcoxon_p)),
-                f"{uar.better} / {uar.worse}",
+                measure.text(cell.first.value),
+                measure.text(cell.second.value),
+                f"{measure.change(one.value)} [{bounds}]",
+                *(p_text(p).removeprefix("p = ").removeprefix("p ") for p in (one.p, cell.p_holm, one.wilcoxon_p)),
+                f"{one.better} / {one.worse}",
             )
         )
     return rows
@@ -131,8 +136,10 @@ def _lines(found: RunComparison) -> list[str]:
     lines = []
     if found.cells:
         tested = [cell for cell in found.cells if cell.p_holm < 0.05]
-        better = [cell.first.cell for cell in tested if cell.differences["uar"].value > 0]
-        worse = [cell.first.cell for cell in tested if cell.differences["uar"].value < 0]
+        better, worse = (
+            [cell.first.cell for cell in tested if sign * cell.differences[found.measure.key].value > 0]
+            for sign in (1, -1)
+        )
         count = f"{len(found.cells)} cell{'s' if len(found.cells) > 1 else ''}"
         lines.append(
             f"Of {count} that both runs have, B is significantly better in {len(better)}{_named(better)} and worse in"
@@ -162,7 +169,7 @@ def _as_markdown(found: RunComparison) -> str:
     else:
         parts.append("Nothing that is recorded differs between the two runs.")
     if found.cells:
-        parts += ["**UAR, B minus A**", table(_HEADS, _rows(found))]
+        parts += [f"**{_title(found)}**", table(_HEADS, _rows(found))]
     return "\n\n".join([*parts, *_lines(found)])
 
 
@@ -177,7 +184,7 @@ def _as_json(found: RunComparison) -> dict[str, Any]:
         differences = {}
         for name, one in cell.differences.items():
             differences[name] = {
-                "difference": one.value,
+                "difference": number(one.value),
                 "low": number(one.interval.low),
                 "high": number(one.interval.high),
                 "p": number(one.p),
@@ -185,9 +192,9 @@ def _as_json(found: RunComparison) -> dict[str, Any]:
                 "speakers_better": one.better,
                 "speakers_worse": one.worse,
             }
-        differences["uar"]["p_holm"] = number(cell.p_holm)
+        differences[found.measure.key]["p_holm"] = number(cell.p_holm)
         scores = {
-            which: {name: getattr(score, name) for name in cell.differences}
+            which: {name: number(score.estimates[name].value) for name in cell.differences}
             for which, score in (("first", cell.first), ("second", cell.second))
         }
         cells.append({"cell": cell.first.cell, **scores, "differences": differences})

@@ -60,7 +60,7 @@ def show_table(table: Table) -> None:
 
     for block in table.blocks:
         grid = Grid(
-            title=f"{block.title}: UAR % \\[95 % interval]", title_justify="left", title_style="bold", show_lines=True
+            title=escape(f"{block.title}: {table.heading}"), title_justify="left", title_style="bold", show_lines=True
         )
         grid.add_column("")
         for column in block.columns:
@@ -69,9 +69,9 @@ def show_table(table: Table) -> None:
             cells = []
             for entry in entries:
                 text = Text()
-                if entry.uar:
-                    # The star stays where bold is lost: in a file, a pipe, a screen reader.
-                    text.append(entry.uar + ("*" if entry.best else ""), style="bold" if entry.best else "")
+                if entry.score:
+                    # The word stays where bold is lost: in a file, a pipe, a screen reader.
+                    text.append(entry.score + (" best" if entry.best else ""), style="bold" if entry.best else "")
                     for line in filter(None, (entry.others, entry.drops)):
                         text.append(f"\n{line}", style="dim")
                 cells.append(text)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hyfuse_cli import console
-from hyfuse_cli.options import DEFAULT_CACHE, CacheDir
+from hyfuse_cli.options import DEFAULT_CACHE, AsJson, CacheDir
 
 if TYPE_CHECKING:
     from pipelines.locations import Location
@@ -22,8 +24,14 @@ _ROOT = Annotated[Path | None, typer.Option("--root", help="Folder of the corpus
 
 
 @app.command("list")
-def list_corpora() -> None:
+def list_corpora(as_json: AsJson = False) -> None:
     """List the corpora that hyfuse reads."""
+    if as_json:
+        from pipelines.corpora.cards import card_names, read_card
+
+        for name in card_names():
+            typer.echo(json.dumps(asdict(read_card(name)), ensure_ascii=False))
+        return
     from rich.table import Table
 
     from pipelines.corpora.cards import card_names, read_card
@@ -50,11 +58,14 @@ def list_corpora() -> None:
 
 
 @app.command("show")
-def show_corpus(name: _NAME) -> None:
+def show_corpus(name: _NAME, as_json: AsJson = False) -> None:
     """Show a corpus' card: licence, how to get it, labels, protocols, expected counts."""
     from pipelines.corpora.cards import read_card
 
     card = read_card(name)
+    if as_json:
+        typer.echo(json.dumps(asdict(card), ensure_ascii=False))
+        return
     emotions = ", ".join(f"{emotion} {count}" for emotion, count in card.expected_emotions.items())
     lines = {
         "name": card.name,
@@ -142,6 +153,15 @@ def check_corpus(
     }
     for head, text in lines.items():
         console.out.print(f"{head:<12}{text}", markup=False, soft_wrap=True)
+    if summary["agreement"]:
+        console.out.print("raters      agreement as Krippendorff's alpha (1 perfect, 0 chance):", markup=False)
+    for found in summary["agreement"]:
+        torn = f"; without {found.torn} in which a rater named several" if found.torn else ""
+        console.out.print(
+            f"            {found.what} {found.alpha:.2f} ({found.answers} answers on {found.utterances} utterances{torn})",
+            markup=False,
+            soft_wrap=True,
+        )
     console.show_findings(audit.findings)
     if not audit.findings:
         console.out.print("Nothing odd was found.")

@@ -49,6 +49,11 @@ def embed(
     from pipelines.errors import ConfigError
 
     spec = encoder_spec(model, weights_dir=weights_dir)
+    if spec.takes_text:
+        raise ConfigError(
+            f"{spec.name!r} encodes texts, and this command takes recordings. Encode the transcripts of a corpus with"
+            f" `hyfuse extract --model {spec.name} --corpus CORPUS`."
+        )
     if out is not None and as_json:
         raise ConfigError("Give either --out or --json.")
     if frames and not as_json and Path(out or "-").suffix.lower() not in {".npz", ".h5", ".hdf5", ".hdf"}:

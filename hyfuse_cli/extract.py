@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,14 +15,15 @@ from hyfuse_cli import console
 from hyfuse_cli.options import DEFAULT_CACHE, CacheDir, DataRoot, Device, Weights, WeightsDir
 
 if TYPE_CHECKING:
-    from pipelines.audio.conditions import Distortion
+    from pipelines.audio.conditions import Condition, Distortion
     from pipelines.corpora.manifest import Manifest
     from pipelines.encoders.catalogue import EncoderSpec
     from pipelines.extraction.engines.local import ExtractionProgress
+    from pipelines.extraction.texts import CorpusTexts
     from pipelines.locations import Location
     from pipelines.store.embeddings import EmbeddingStore, FrameSpec
 
-__all__ = ["extract", "open_corpus"]
+__all__ = ["duration", "extract", "open_corpus"]
 
 
 def open_corpus(corpus: str, *, data_root: Path | None, cache_dir: Location) -> Manifest:
@@ -53,6 +54,14 @@ def extract(
             " telephone; joined with +. Repeatable.",
         ),
     ] = None,
+    transcripts: Annotated[
+        str,
+        typer.Option(
+            "--transcripts",
+            help="What encoders of text read: manual, the corpus' own, or asr:MODEL, what `hyfuse transcribe` wrote under"
+            " --condition.",
+        ),
+    ] = "manual",
     noise_dir: Annotated[
         list[Path] | None, typer.Option("--noise-dir", help="Folder of noise sets, before $HYFUSE_NOISE; repeatable.")
     ] = None,
@@ -85,8 +94,11 @@ def extract(
         str, typer.Option("--max-failures", help="Stop when more recordings failed: a number, or a share such as 1%.")
     ] = "1%",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try recordings that failed once more.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done, how long and how much disk it would take.")
+    ] = False,
 ) -> None:
-    """Encode every recording of a corpus and store its pooled embeddings.
+    """Encode every recording of a corpus, or its transcripts, and store the pooled embeddings.
 
     Runs once per corpus, encoder and condition. Stop it at any time: the same command goes on from there. Recordings that cannot be
     used are kept in the store with the reason, and named at the end.
@@ -102,19 +114,43 @@ def extract(
     from pipelines.audio.conditions import parse_condition, prepare_condition
 
     conditions = [parse_condition(text) for text in dict.fromkeys(condition or ["clean"])]
+    _check_transcripts(transcripts, list(specs.values()), all(parsed.is_clean for parsed in conditions))
     manifest = open_corpus(corpus, data_root=data_root, cache_dir=cache_dir)
 
     from pipelines.extraction.engines.local import choose_device
     from pipelines.extraction.sink import parse_max_failures
+    from pipelines.extraction.texts import corpus_texts
 
     allowed = parse_max_failures(max_failures, len(manifest))
     chosen = choose_device(device)
+    readers = [name for name, spec in specs.items() if spec.takes_text]
+    texts = [
+        corpus_texts(manifest, transcripts=transcripts, condition=parsed.name, cache_dir=cache_dir)
+        for parsed in (_seeded(parsed, condition_seed) for parsed in conditions)
+    ] if readers else []  # fmt: skip
     distortions: list[Distortion | None] = [
         None
-        if parsed.is_clean
+        if parsed.is_clean or len(readers) == len(names)
         else prepare_condition(parsed, manifest=manifest, noise_dirs=noise_dir or (), seed=condition_seed)
         for parsed in conditions
     ]
+    if dry_run:
+        total_s, total_bytes = 0.0, 0
+        for name in names:
+            inputs = [(None, read) for read in texts] if name in readers else [(one, None) for one in distortions]
+            spent = _estimate(
+                specs[name],
+                manifest,
+                inputs,
+                cache_dir=cache_dir,
+                frames=kept[name],
+                device=str(chosen),
+                precision=precision,
+            )
+            total_s, total_bytes = total_s + spent[0], total_bytes + spent[1]
+        parts = max(1, workers) if chosen.type == "cuda" else 1
+        _say_total(total_s / parts / (share[1] if share else 1), total_bytes, cache_dir)
+        return
     for name in names:
         start = _engine(
             engine=engine,
@@ -124,23 +160,111 @@ def extract(
             shard=share,
             loading={"weights": weights, "weights_dir": weights_dir, "precision": precision},
         )
-        for distortion in distortions:
+        inputs = [(None, read) for read in texts] if name in readers else [(one, None) for one in distortions]
+        for distortion, read in inputs:
+            what = read.condition if read is not None else distortion.name if distortion is not None else "clean"
             _extract_one(
                 start=partial(
                     start,
                     manifest,
                     cache_dir=cache_dir,
                     distortion=distortion,
+                    texts=read,
                     frames=kept[name],
                     decode_workers=decode_workers,
                     max_failures=allowed,
                     retry_failed=retry_failed,
                 ),
-                title=f"{name} on {chosen}" + (f", {distortion.name}" if distortion is not None else ""),
-                name=name,
+                title=f"{name} on {chosen}" + (f", {what}" if what != "clean" else ""),
+                spec=specs[name],
                 total=len(manifest),
             )
+            if read is not None and read.asr_weights == "random":
+                console.say(f"The transcripts by {read.asr_model} are nonsense: it had random weights.")
     console.note(f"Next: `hyfuse compare --corpus {manifest.corpus}`.")
+
+
+def _estimate(
+    spec: EncoderSpec,
+    manifest: Manifest,
+    inputs: Sequence[tuple[Distortion | None, CorpusTexts | None]],
+    *,
+    cache_dir: Location,
+    frames: FrameSpec | None,
+    device: str,
+    precision: str,
+) -> tuple[float, int]:
+    """Say what one encoder would do; seconds and bytes in all."""
+    from pipelines.encoders.catalogue import load_encoder
+    from pipelines.guidance.estimate import estimate_extraction
+
+    encoder = load_encoder(spec.name, weights="random", device=device, precision=precision)  # nothing is downloaded
+    seconds, size = 0.0, 0
+    for distortion, read in inputs:
+        found = estimate_extraction(
+            manifest, encoder, cache_dir=cache_dir, distortion=distortion, frames=frames, texts=read
+        )
+        what = read.condition if read is not None else distortion.name if distortion is not None else "clean"
+        left = found.utterances - found.done
+        audio = f", {found.audio_s / 3600:.2f} h of audio" if found.audio_s else ""
+        console.out.print(
+            f"{spec.name}, {what}: {left} of {found.utterances} utterances to do{audio}; about {duration(found.seconds)} and"
+            f" {found.disk_bytes / 1e6:.0f} MB.",
+            markup=False,
+            soft_wrap=True,
+        )
+        seconds, size = seconds + found.seconds, size + (found.disk_bytes if left else 0)
+    return seconds, size
+
+
+def _say_total(seconds: float, size: int, cache_dir: Location) -> None:
+    import shutil
+
+    from pipelines.locations import ObjectPath
+
+    room = ""
+    if not isinstance(cache_dir, ObjectPath):
+        there = next(path for path in (cache_dir.absolute(), *cache_dir.absolute().parents) if path.exists())
+        free = shutil.disk_usage(there).free
+        room = f"; {free / 1e9:.0f} GB are free there" + (": NOT ENOUGH" if free < size else "")
+    console.out.print(
+        f"In all about {duration(seconds)} on this machine as busy as it is now, and {size / 1e6:.0f} MB in {cache_dir}{room}."
+        " Nothing was done. Loading of weights is not counted.",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _check_transcripts(transcripts: str, specs: list[EncoderSpec], clean: bool) -> None:
+    """Whether ``--transcripts`` goes with the models and conditions."""
+    from pipelines.errors import ConfigError
+    from pipelines.extraction.texts import parse_transcripts
+
+    readers = [spec.name for spec in specs if spec.takes_text]
+    asr_model = parse_transcripts(transcripts)
+    if asr_model is not None and not readers:
+        raise ConfigError(
+            f"--transcripts is for encoders of text, and {', '.join(spec.name for spec in specs)} takes recordings. Leave it out."
+        )
+    if readers and asr_model is None and not clean:
+        raise ConfigError(
+            f"{readers[0]} reads transcripts by hand, which no --condition changes. Extract it without --condition, or from what a"
+            " recogniser hears under it: `--transcripts asr:whisper`, after `hyfuse transcribe` with the same --condition."
+        )
+
+
+def _seeded(condition: Condition, seed: int) -> Condition:
+    """A condition by the name that its transcripts have."""
+    from dataclasses import replace
+
+    return replace(condition, seed=seed) if seed and condition.is_random and not condition.seed else condition
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:
@@ -241,8 +365,9 @@ def _devices(device: str, workers: int) -> list[str]:
     return [f"cuda:{index}" for index in range(workers)]
 
 
-def _extract_one(*, start: Callable[..., EmbeddingStore], title: str, name: str, total: int) -> None:
+def _extract_one(*, start: Callable[..., EmbeddingStore], title: str, spec: EncoderSpec, total: int) -> None:
     """One encoder under one condition."""
+    unit = "tokens" if spec.takes_text else "s of audio"
     started = time.monotonic()
     audio_s = 0.0
     with console.meter(title, "utterances") as update:
@@ -251,21 +376,29 @@ def _extract_one(*, start: Callable[..., EmbeddingStore], title: str, name: str,
             nonlocal audio_s
             audio_s = progress.audio_s
             speed = progress.audio_s / max(time.monotonic() - started, 1e-9)
-            parts = [f"{speed:.0f} s of audio per s"] if progress.audio_s else []
+            parts = [f"{speed:.0f} {unit} per s"] if progress.audio_s else []
             parts += [f"{progress.rows_failed} failed"] if progress.rows_failed else []
             update(progress.rows_done, progress.rows_total, ", ".join(parts))
 
         store = start(progress=show)
     todo, done, failed = store.counts
     seconds = time.monotonic() - started
-    work = f"{audio_s:.0f} s of audio in {seconds:.0f} s" if audio_s else "nothing was left to do"
+    work = f"{audio_s:.0f} {unit} in {seconds:.0f} s" if audio_s else "nothing was left to do"
     left = f", {todo} left to other shards" if todo else ""
     console.say(
-        f"{name} ({store.provenance.weights_kind}): {done} of {total} utterances in {store.path}{left}; {work}."
+        f"{spec.name} ({store.provenance.weights_kind}): {done} of {total} utterances in {store.path}{left}; {work}."
     )
+    if spec.takes_text:
+        from pipelines.extraction.texts import LONGEST_TEXT
+
+        if long := int((store.num_frames > LONGEST_TEXT).sum()):
+            console.say(
+                f"{long} text(s) have more than {LONGEST_TEXT} tokens and went through overlapping windows; no word is left out."
+            )
     if failed:
         reasons = list(store.failures().items())
-        console.say(f"{failed} recording(s) could not be used and are left out of training:")
+        what = "utterance(s) have no text" if spec.takes_text else "recording(s) could not be used"
+        console.say(f"{failed} {what} and are left out of training:")
         for utterance, reason in reasons[:5]:
             console.say(f"  {utterance}: {reason}")
         if failed > 5:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipelines.training.grid import Cell
     from pipelines.training.recipes import Recipe
 
-__all__ = ["HeadSettings", "run_comparison", "show_comparison", "split_names", "takes_settings"]
+__all__ = ["HeadSettings", "run_comparison", "say_estimate", "show_comparison", "split_names", "takes_settings"]
 
 ALL = "all"
 BOTH = "both"
@@ -33,6 +33,20 @@ class HeadSettings:
     """Options as they were given; see the methods for what they mean."""
 
     corpus: CorpusOption = None
+    target: Annotated[
+        str,
+        typer.Option("--target", help="What is learned: emotion, or dimensions (arousal, valence, dominance; by CCC)."),
+    ] = "emotion"
+    dimensions: Annotated[
+        str | None,
+        typer.Option(
+            "--dimensions",
+            help="With --target dimensions: some of arousal (or activation), valence, dominance; default: all there are.",
+        ),
+    ] = None
+    labels: Annotated[
+        str, typer.Option("--labels", help="Emotions to learn from: hard (the label) or soft (the votes of raters).")
+    ] = "hard"
     recipe: Annotated[str, typer.Option("--recipe", help="Where options begin: hyfuse, or paper (as published).")] = (
         "hyfuse"
     )
@@ -80,7 +94,8 @@ class HeadSettings:
     selection: Annotated[
         str | None,
         typer.Option(
-            "--selection", help="Epoch kept: fixed or last (nothing selected), loss or uar (best on validation)."
+            "--selection",
+            help="Epoch kept: fixed or last (nothing selected), loss, uar or (of dimensions) ccc: best on validation.",
         ),
     ] = None
     training: Annotated[
@@ -155,12 +170,17 @@ class HeadSettings:
         """What to compare; with ``--order both``, fusions whose operands have an order in either order.
 
         Raises:
-            UnknownNameError: no such fusion or option.
+            UnknownNameError: no such target, fusion or option.
             ConfigError: an option that makes no sense.
         """
+        from pipelines.errors import unknown_name
+        from pipelines.training.data import TARGETS
         from pipelines.training.grid import make_cells
 
-        return make_cells(pairs, fusions, singles, options=self.options_of(fusions), both_orders=self.order == BOTH)
+        if self.target not in TARGETS:
+            raise unknown_name("target", self.target, TARGETS)
+        both, options = self.order == BOTH, self.options_of(fusions)
+        return make_cells(pairs, fusions, singles, options=options, both_orders=both, target=self.target)
 
     def config(self) -> ComparisonConfig:
         """Settings of a comparison; options that were not given keep the recipe's values.
@@ -171,6 +191,7 @@ class HeadSettings:
         """
         from pipelines.errors import ConfigError
         from pipelines.studies.pairs import ComparisonConfig
+        from pipelines.training.data import canonical_dimensions
         from pipelines.training.trainer import TrainConfig
 
         start = self.chosen_recipe().train
@@ -220,6 +241,9 @@ class HeadSettings:
             selection=chosen,
             train=train,
             recipe=self.recipe,
+            target=self.target,
+            dimensions=canonical_dimensions(split_names(self.dimensions)),
+            labels=self.labels,
         )
 
     def run_dir(self, parts: Iterable[str | None]) -> Path:
@@ -229,8 +253,12 @@ class HeadSettings:
             ConfigError: a name with path separators or other odd characters.
         """
         from pipelines.errors import ConfigError
+        from pipelines.training.data import canonical_dimensions
 
         differs = (
+            "" if self.target == "emotion" else self.target,
+            *canonical_dimensions(split_names(self.dimensions)),
+            "" if self.labels == "hard" else self.labels,
             self.order,
             self.protocol,
             "" if self.condition == "clean" else self.condition,
@@ -294,6 +322,34 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
 def split_names(given: str | None) -> list[str]:
     """Names separated by commas or spaces."""
     return [name for name in re.split(r"[\s,]+", given or "") if name]
+
+
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what would be trained and about how long it would take.")
+]
+
+
+def say_estimate(manifest: Manifest, cells: Sequence[Cell], *, settings: HeadSettings, run_dir: Path) -> None:
+    """What a comparison would do, from a few epochs of a few heads."""
+    from hyfuse_cli.extract import duration
+    from pipelines.guidance.estimate import estimate_comparison
+
+    found = estimate_comparison(
+        manifest,
+        cells,
+        config=settings.config(),
+        cache_dir=settings.cache_dir,
+        run_dir=run_dir,
+        workers=settings.processes(),
+        device=settings.device,
+    )
+    console.out.print(
+        f"{len(cells)} cells, {found.heads} heads, of which {run_dir} holds {found.finished}. The others take about"
+        f" {duration(found.seconds)} in {settings.processes()} processes on this machine as busy as it is now, and"
+        f" {found.data_bytes / 1e6:.0f} MB of embeddings are read. Nothing was done.",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def run_comparison(

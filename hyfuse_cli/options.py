@@ -11,6 +11,7 @@ from pipelines.locations import Location, as_location
 
 __all__ = [
     "DEFAULT_CACHE",
+    "AsJson",
     "CacheDir",
     "CorpusOption",
     "DataRoot",
@@ -23,6 +24,7 @@ __all__ = [
 ]
 
 DEFAULT_CACHE = Path("cache")
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 if TYPE_CHECKING:
     CacheDir = Location
 else:  # typer takes no unions

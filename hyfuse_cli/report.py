@@ -1,4 +1,4 @@
-"""``hyfuse report``: a run as one HTML page, as a table for a paper or another program, and as figures."""
+"""``hyfuse report``: a run or a study as one HTML page, as tables for a paper or another program, and as figures."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hyfuse_cli.options import RunsDir
 if TYPE_CHECKING:
     from pipelines.evaluation.runs import Run
     from pipelines.locations import Location
+    from pipelines.studies.outcome import Outcome
 
 __all__ = ["report"]
 
@@ -58,18 +59,30 @@ def report(
     runs_dir: RunsDir = Path("runs"),
     cache_dir: _OtherCache = None,
 ) -> None:
-    """Write the report of a run: one HTML file that opens by double click and loads nothing from the network.
+    """Write the report of a run or a study: one HTML file that opens by double click and loads nothing from the network.
 
-    With --format md, latex (booktabs) or csv, the table alone, on standard output; with --figures DIR, every figure as PNG, SVG and
-    PDF.
+    With --format md, latex (booktabs) or csv, the tables alone, on standard output; with --figures DIR, every figure as PNG, SVG
+    and PDF.
     """
-    from pipelines.errors import unknown_name
+    from pipelines.errors import RunError, unknown_name
     from pipelines.files import write_atomically
-    from pipelines.reports.run_data import read_run_data
+    from pipelines.studies.outcome import OUTCOME_FILE, read_outcome
 
     if form not in _FORMATS:
         raise unknown_name("report format", form, _FORMATS)
     folder = run if run.is_dir() or len(run.parts) != 1 else runs_dir / run
+    kinds = [name for name in re.split(r"[\s,]+", figure_formats) if name]
+    if (folder / OUTCOME_FILE).is_file():
+        _study(read_outcome(folder), folder, form, out=out, figures=figures, kinds=kinds)
+        return
+    if not folder.is_dir():
+        runs = {path.parent.name for name in ("config.json", OUTCOME_FILE) for path in folder.parent.glob(f"*/{name}")}
+        near = f" Runs in {folder.parent}: {', '.join(sorted(runs)[:10])}." if runs else ""
+        raise RunError(
+            f"There is no run folder {folder}.{near} Give the folder that `hyfuse compare` or `hyfuse study` named at its end."
+        )
+    from pipelines.reports.run_data import read_run_data
+
     if form != "html" and figures is None:
         from pipelines.evaluation.runs import read_run
 
@@ -92,7 +105,7 @@ def report(
             figures,
             spaces=shown.spaces if shown else (),
             disks=shown.disks if shown else (),
-            formats=[name for name in re.split(r"[\s,]+", figure_formats) if name],
+            formats=kinds,
         )
         console.say(f"{len(written)} figures are in {figures}.")
     if form != "html":
@@ -113,12 +126,52 @@ def report(
 
 
 def _write_table(run: Run, form: str, out: Path | None) -> None:
-    from pipelines.files import write_atomically
+    from pipelines.reports.published import beside_run, published_markdown
     from pipelines.reports.tables import build_run_table, to_csv, to_latex, to_markdown
 
     text = {"md": to_markdown, "latex": to_latex, "csv": to_csv}[form](build_run_table(run))
+    if form == "md":
+        text += "\n" + published_markdown(beside_run(run))
+    _give(text, out, "The table is")
+
+
+def _give(text: str, out: Path | None, what: str) -> None:
+    """To standard output, or into a file."""
+    from pipelines.files import write_atomically
+
     if out is None:
         typer.echo(text, nl=False)
         return
     write_atomically(out, text, option="--out")
-    console.say(f"The table is {out}.")
+    console.say(f"{what} {out}.")
+
+
+def _study(
+    outcome: Outcome, folder: Path, form: str, *, out: Path | None, figures: Path | None, kinds: list[str]
+) -> None:
+    """The same for the run of a study, from its ``study.json`` alone."""
+    from pipelines.files import write_atomically
+
+    if figures is not None:
+        from pipelines.reports.study_plots import save_study_figures
+
+        written = save_study_figures(outcome, figures, formats=kinds)
+        console.say(f"{len(written)} figures are in {figures}.")
+    if form != "html":
+        from pipelines.reports.published import beside_outcome
+        from pipelines.reports.study_tables import outcome_csv, outcome_latex, outcome_markdown
+
+        if form == "md":
+            text = outcome_markdown(outcome, beside_outcome(outcome))
+        else:
+            text = {"latex": outcome_latex, "csv": outcome_csv}[form](outcome)
+        _give(text, out, "The tables are")
+        return
+    from pipelines.reports.study_page import build_study_page
+
+    path = out or folder / "report.html"
+    page = build_study_page(outcome, folder.resolve().name)
+    write_atomically(path, page, option="--out")
+    console.say(f"The report is {path} ({len(page.encode()) / 1e6:.1f} MB, one file).")
+    for warning in outcome.warnings:
+        console.say(warning)

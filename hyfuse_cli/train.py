@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hyfuse_cli import console
-from hyfuse_cli.heads import HeadSettings, run_comparison, takes_settings
+from hyfuse_cli.heads import DryRun, HeadSettings, run_comparison, say_estimate, takes_settings
 
 __all__ = ["train"]
 
@@ -22,12 +22,13 @@ def train(
     fusion: Annotated[
         str | None, typer.Option("--fusion", help="One of `hyfuse compare --fusions all`; default: the recipe's.")
     ] = None,
+    dry_run: DryRun = False,
     settings: HeadSettings,
 ) -> None:
     """Train one pair under one fusion on every fold and seed, and show it beside both of its single representations.
 
-    Logistic regression on the same embeddings is always shown, too. Writes the trained heads as well as the table, the result
-    rows and every test prediction. With --single, one representation alone.
+    Logistic regression on the same embeddings (of --target dimensions: ridge regression) is always shown, too. Writes the trained
+    heads as well as the table, the result rows and every test prediction. With --single, one representation alone.
     """
     from pipelines.errors import ConfigError
 
@@ -43,11 +44,17 @@ def train(
     manifest = settings.manifest()
     title = f"{pair[0]}+{pair[1]}-{chosen}" if pair is not None else str(single)
     run_dir = settings.run_dir((manifest.corpus, title))
+    if dry_run:
+        say_estimate(manifest, cells, settings=settings, run_dir=run_dir)
+        return
     comparison = run_comparison(manifest, cells, settings=settings, run_dir=run_dir, save_heads=True)
     for fused in comparison.scores:
         if fused.right and fused.fusion == chosen:
+            measure = fused.measure
+            of = f"points of {measure.name}" if measure.unit == "points" else f"of {measure.name}"
             console.out.print(
-                f"Shuffling {fused.left} among the test utterances costs {100 * fused.left_drop:.1f} points of UAR,"
-                f" shuffling {fused.right} costs {100 * fused.right_drop:.1f} ({fused.cell})."
+                f"Shuffling {fused.left} among the test utterances costs {measure.text(fused.left_drop)} {of},"
+                f" shuffling {fused.right} costs {measure.text(fused.right_drop)} ({fused.cell})."
             )
     console.say(f"Everything is in {run_dir}: heads/, table.csv, results.jsonl, predictions.parquet.")
+    console.note(f"Next: `hyfuse report {run_dir}`.")

@@ -69,13 +69,15 @@ def tune(
             progress=update,
         )
     show_comparison(found.comparison, run_dir)
+    measure = found.comparison.scores[0].measure
     for fold in found.folds:
         listed = ", ".join(
             f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in fold.best.items()
         )
         console.out.print(
-            f"Fold {fold.fold}: inner UAR {100 * fold.inner_uar:.1f} (start {100 * fold.start_uar:.1f}) with {listed}."
+            f"Fold {fold.fold}: inner {measure.name} {measure.text(fold.inner_score)} (start"
+            f" {measure.text(fold.start_score)}) with {listed}."
         )
     console.out.print(f"{found.searched} trials made, {found.reused} taken from an earlier call.")
     console.say(f"Everything is in {run_dir}: tuning.json, tuning/, table.csv, results.jsonl, predictions.parquet.")

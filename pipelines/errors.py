@@ -17,11 +17,13 @@ __all__ = [
     "DataRootError",
     "DeviceError",
     "FailuresError",
+    "HubError",
     "HyfuseError",
     "InstallationError",
     "ManifestError",
     "ProtocolError",
     "ProvenanceError",
+    "ModelError",
     "RunError",
     "StorageError",
     "StoreError",
@@ -99,6 +101,14 @@ class UtteranceError(StoreError):
 
 class RunError(HyfuseError, ValueError):
     """A run folder that is absent, unfinished, damaged or of another version."""
+
+
+class ModelError(HyfuseError, ValueError):
+    """An exported model that is absent, damaged, edited by hand or of another version."""
+
+
+class HubError(HyfuseError, ConnectionError):
+    """The Hugging Face Hub: it cannot be reached, or refuses."""
 
 
 class StorageError(HyfuseError, OSError):

@@ -32,10 +32,21 @@ LAYERS: dict[str, set[str]] = {
     "evaluation": {"errors", "locations", "files", "corpora", "store", "fusion", "training"},
     "studies": {"errors", "locations", "files", "corpora", "store", "fusion", "training", "evaluation", "extraction"},
     "reports": {"errors", "locations", "files", "corpora", "store", "fusion", "training", "evaluation", "studies"},
-}
+    # Results put to use: from a recording to a prediction it takes both stages.
+    "deployment": {
+        "errors", "locations", "files", "processes", "corpora", "audio", "encoders", "store", "extraction", "fusion",
+        "training", "evaluation", "studies", "reports",
+    },
+    # What to do next and what stands in the way looks at everything that leaves traces.
+    "guidance": {
+        "errors", "locations", "files", "processes", "corpora", "audio", "encoders", "store", "extraction", "fusion",
+        "training", "evaluation", "studies", "reports", "deployment",
+    },
+}  # fmt: skip
 STAGE_2 = {"store", "fusion", "training", "evaluation", "studies", "reports"}
 STAGE_1_LIBRARIES = {
     "transformers",
+    "tokenizers",
     "speechbrain",
     "encodec",
     "torchaudio",
@@ -49,13 +60,17 @@ STAGE_1_LIBRARIES = {
 ONLY_IN: dict[str, set[str]] = {
     "geoopt": {"fusion/poincare.py"},
     "transformers": {"encoders"},
+    "tokenizers": {"encoders"},
+    "jiwer": {"evaluation/word_errors.py"},
     "speechbrain": {"encoders"},
     "encodec": {"encoders"},
     "torchaudio": {"encoders"},
     "tflite": {"encoders"},
+    "opensmile": {"encoders"},
     "soxr": {"audio"},
     "zarr": {"store"},
     "obstore": {"locations.py"},
+    "gradio": {"deployment"},
 }
 
 HEAVY = {
@@ -71,6 +86,10 @@ HEAVY = {
     "soundfile",
     "pyarrow",
     "obstore",
+    "matplotlib",
+    "jinja2",
+    "gradio",
+    "huggingface_hub",
 }
 
 
@@ -306,8 +325,10 @@ print("\\n" + json.dumps(sorted({{name.partition(".")[0] for name in sys.modules
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["models", "list"], ["models", "show", "wavlm"],
+                                       ["transcribe", "--help"], ["models", "show", "minilm"],
                                        ["corpora", "list"], ["corpora", "show", "emodb"], ["extract", "--help"],
-                                       ["compare", "--help"], ["cache", "--help"]])  # fmt: skip
+                                       ["compare", "--help"], ["cache", "--help"],
+                                       ["predict", "--help"], ["push", "--help"], ["demo", "--help"]])  # fmt: skip
 def test_commands_that_only_tell_load_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
     code = f"sys.argv = {['hyfuse', *arguments]!r}; from hyfuse_cli.app import main; main()"
     assert not _loaded(code, tmp_path) & HEAVY

@@ -22,7 +22,8 @@ which way they express.
 **Activation is in the voice.** Every utterance has an activation: that of its emotion, scaled by the
 speaker's expressiveness and the intensity of the take, plus a part of its own that is independent of the
 emotion. All of it shows in pitch, range, tempo, level, tilt and pulse shape. The arousal label is what five
-simulated raters make of it: whole steps from 1 to 5, each rater with a bias and with chance, averaged.
+simulated raters make of it: whole steps from 1 to 5, each rater with a bias and with chance, averaged. What each of them
+answered stands in ``arousal_ratings`` … (:mod:`pipelines.corpora.raters`).
 
 **Valence is in the words.** Of 30 sentences, 10 are worded positively, 10 neutrally, 10 negatively. Each
 speaker draws four different ones per emotion, their wording with the probabilities of
@@ -31,6 +32,10 @@ negative), so every sentence occurs under several emotions and no sentence gives
 label is 3 + 0.85 x wording (-1, 0, 1) + 0.60 x emotion (-1, 0, 1), as heard by the raters: a listener to the
 words alone gets most of it, a listener to the voice alone only what the emotion gives away. Dominance mixes
 activation and emotion.
+
+**Votes.** The raters also name an emotion each (``emotion_votes``): the one whose place in activation, valence and
+dominance is nearest to what they heard, voice and words, with chance. As in acted corpora, the label ``emotion`` is what
+was meant, not what was heard.
 
 **Promises.** An utterance depends on the seed and its id only, through its own random generator, so order and
 parallelism do not matter, and every call on one machine gives the same bytes. ``DEMO_VERSION`` changes when
@@ -63,6 +68,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.corpora.raters import RATINGS, VOTES, format_ratings, format_votes, one_vote_each
 from pipelines.errors import DataRootError, ManifestError, StorageError, unknown_name
 
 __all__ = [
@@ -76,7 +82,7 @@ __all__ = [
     "synthesise_utterance",
 ]
 
-DEMO_VERSION = "1"
+DEMO_VERSION = "2"
 """Version of the generated corpus; changes whenever its audio or labels change."""
 
 DEMO_SAMPLE_RATE_HZ = 16000
@@ -98,6 +104,8 @@ DEMO_COLUMNS = (
     "dominance",
     "transcript",
     "duration_s",
+    VOTES,
+    *RATINGS.values(),
 )
 """Columns of ``demo.csv``; the dimensions are on a scale from 1 to 5."""
 
@@ -267,6 +275,11 @@ _TAKE_SD = {
     "open_quotient": 0.015, "jitter_log": 0.15, "final_st": 0.8,
 }  # fmt: skip
 _FREE_ACTIVATION_SD = 0.30
+# How far a rater's impression is off, in activation, valence and dominance of ``_EXPRESSIONS``; how much of the valence
+# heard is that of the words; how much nearer the emotion meant is than its place says, as more than three numbers is heard.
+_VOTE_SD = (0.60, 0.90, 0.70)
+_VOTE_WORDING = 0.45
+_VOTE_MEANT = 0.6
 _SESSION_LEVEL_SD_DB = 0.7
 
 
@@ -522,6 +535,11 @@ def synthesise_utterance(utterance_id: str, *, seed: int = 0) -> tuple[NDArray[n
         seed=seed,
         rng=rng,
     )
+    heard = (
+        activation,
+        (1.0 - _VOTE_WORDING) * strength * expression.valence + _VOTE_WORDING * sentence.wording,
+        strength * expression.dominance,
+    )
     row: dict[str, object] = {
         "utterance_id": utterance_id,
         "path": f"wav/{utterance_id}.wav",
@@ -530,9 +548,11 @@ def synthesise_utterance(utterance_id: str, *, seed: int = 0) -> tuple[NDArray[n
         "language": "en",
         "session": take[1:],
         "emotion": emotion,
-        **ratings,
+        **{dimension: round(float(np.mean(answers)), 2) for dimension, answers in ratings.items()},
         "transcript": sentence.text,
         "duration_s": round(len(samples) / DEMO_SAMPLE_RATE_HZ, 3),
+        VOTES: _vote(heard, emotion, rng=_rng(seed, utterance_id, "votes")),
+        **{RATINGS[dimension]: format_ratings(answers) for dimension, answers in ratings.items()},
     }
     return samples, row
 
@@ -575,14 +595,24 @@ def _change(
     return change
 
 
-def _rate(heard: dict[str, float], *, seed: int, rng: np.random.Generator) -> dict[str, float]:
-    """Mean of the raters: each has a bias of their own and answers in whole steps from 1 to 5, with chance."""
+def _rate(heard: dict[str, float], *, seed: int, rng: np.random.Generator) -> dict[str, list[float]]:
+    """Answers of the raters: each has a bias of their own and answers in whole steps from 1 to 5, with chance."""
     ratings = {}
     for dimension, value in heard.items():
         bias = _rng(seed, "raters", dimension).normal(0.0, 0.25, _NUM_RATERS)
         answers = np.clip(np.rint(value + bias + rng.normal(0.0, 0.6, _NUM_RATERS)), 1, 5)
-        ratings[dimension] = round(float(answers.mean()), 2)
+        ratings[dimension] = answers.tolist()
     return ratings
+
+
+def _vote(heard: tuple[float, float, float], meant: str, *, rng: np.random.Generator) -> str:
+    """What the raters name, given the activation, valence and dominance to be heard and the emotion meant."""
+    places = np.array([[e.activation, e.valence, e.dominance] for e in _EXPRESSIONS.values()])
+    impressions = np.array(heard) + rng.normal(0.0, _VOTE_SD, (_NUM_RATERS, 3))
+    distances = (((impressions[:, None] - places) / _VOTE_SD) ** 2).sum(axis=-1)  # [raters, emotions]
+    distances[:, list(_EXPRESSIONS).index(meant)] -= 2.0 * _VOTE_MEANT
+    names = list(_EXPRESSIONS)
+    return format_votes(one_vote_each([names[choice]] for choice in distances.argmin(axis=1)))
 
 
 # ----------------------------------------------------------------------------------------------------------

@@ -21,7 +21,10 @@ duration_s       number seconds
 official_split   text   ``train``, ``development``, ``test`` … where the corpus comes with a split
 ================ ====== =========================================================================================
 
-Further columns are kept, as text. The *digest* is the sha256 of the canonical content (all columns in a fixed order, one
+Further columns are kept, as text. What several raters said (``emotion_votes``, ``arousal_ratings`` …, see
+:mod:`pipelines.corpora.raters`) is checked and brought into one form where it is there.
+
+The *digest* is the sha256 of the canonical content (all columns in a fixed order, one
 text form per number); it does not depend on where the corpus lies, on the file format or on line ends. Everything made from
 a manifest records it.
 """
@@ -35,7 +38,7 @@ import math
 import re
 import shlex
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +48,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.corpora.cards import canonical_emotion
+from pipelines.corpora.raters import RATER_COLUMNS, VOTES, format_ratings, format_votes, parse_ratings, parse_votes
 from pipelines.errors import ManifestError
 from pipelines.files import write_atomically
 from pipelines.locations import Location
@@ -229,6 +233,12 @@ def _checked(table: pd.DataFrame, origin: str) -> pd.DataFrame:
             continue
         values = [_text(value) for value in column]
         _check_unicode(values, name, origin)
+        if name in RATER_COLUMNS:
+            # As with emotions: labels of the user's own are brought into the vocabulary, those of a corpus are left alone.
+            spelled = str if "emotion_raw" in table.columns else canonical_emotion
+            values = [
+                _answers(value, name, f"{origin}, row {row}", spelled) for row, value in enumerate(values, start=1)
+            ]
         result[name] = values if name in {*REQUIRED_COLUMNS, "emotion", "emotion_raw"} else _array(name, values)
     if "emotion" in table.columns and "emotion_raw" not in table.columns:
         result["emotion_raw"] = result["emotion"]
@@ -266,6 +276,24 @@ def _numbers(column: pd.Series, name: str, origin: str) -> list[float]:
                 f"{origin}, row {row + 1}: {name} is {value!r}, expected a number with a decimal point, or nothing."
             ) from None
     return numbers
+
+
+def _answers(text: str, name: str, where: str, spelled: Callable[[str], str]) -> str:
+    """A cell of what raters said, in its one form."""
+    try:
+        if name != VOTES:
+            return format_ratings(parse_ratings(text))
+        votes: dict[str, float] = {}
+        for emotion, number in parse_votes(text).items():
+            votes[spelled(emotion)] = votes.get(spelled(emotion), 0.0) + number
+        return format_votes(votes)
+    except ValueError:
+        form = (
+            "emotions and how many raters named each, such as 'anger:3;neutral:1'"
+            if name == VOTES
+            else "one number per rater, such as '4;4;5'"
+        )
+        raise ManifestError(f"{where}: {name} is {text!r}, expected {form}, or nothing.") from None
 
 
 def _check_unicode(values: Sequence[str], name: str, origin: str) -> None:

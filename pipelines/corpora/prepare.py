@@ -33,6 +33,7 @@ from pipelines.corpora.cards import VOCABULARY, Card, card_names, read_card
 from pipelines.corpora.layouts import Finding, layout_module
 from pipelines.corpora.layouts._files import subfolders
 from pipelines.corpora.manifest import COLUMNS, Manifest, manifest_from_rows, read_manifest, write_manifest
+from pipelines.corpora.raters import VOTES, agreement, format_votes, parse_votes
 from pipelines.corpora.recordings import Header, Sound, file_digest, listen, read_header
 from pipelines.errors import CardError, DataRootError, ManifestError, ProvenanceError, unknown_name
 from pipelines.files import write_atomically
@@ -88,7 +89,8 @@ class Audit:
         findings: those of the preparation and those of the audit, errors first.
         summary: ``utterances``, ``speakers`` (numbers); ``emotions`` (emotion to number, ``""`` for no label);
             ``emotions_by_speaker``; ``duration_s`` (``total``, ``mean``, ``min``, ``max``); ``rates_hz``, ``channels``,
-            ``formats`` (value to number of recordings); ``identical_channels`` (number of recordings).
+            ``formats`` (value to number of recordings); ``identical_channels`` (number of recordings); ``agreement`` (of the
+            raters, a tuple of :class:`pipelines.corpora.raters.Agreement`, empty where the manifest has no answers of theirs).
     """
 
     manifest: Manifest
@@ -225,13 +227,15 @@ def _map_labels(card: Card, rows: Sequence[Mapping[str, object]], findings: list
     """Rows with ``emotion`` from the card's label map; a label the card does not know is no label, and an error."""
     labels = {"": ""} | {raw.lower(): emotion for raw, emotion in card.label_map.items()} | dict(card.label_map)
     unknown: dict[str, list[str]] = defaultdict(list)
+    left_out: Counter[str] = Counter()
     mapped = []
     for row in rows:
         raw = str(row.get("emotion_raw", "") or "").strip()
         emotion = labels.get(raw, labels.get(raw.lower()))
         if emotion is None:
             unknown[raw].append(str(row["utterance_id"]))
-        mapped.append({**row, "emotion_raw": raw, "emotion": emotion or ""})
+        further = {VOTES: _map_votes(str(row[VOTES]), labels, left_out)} if row.get(VOTES) else {}
+        mapped.append({**row, "emotion_raw": raw, "emotion": emotion or "", **further})
     for raw, names in sorted(unknown.items()):
         findings.append(
             Finding(
@@ -242,7 +246,27 @@ def _map_labels(card: Card, rows: Sequence[Mapping[str, object]], findings: list
                 tuple(names[:5]),
             )
         )
+    if left_out:
+        listed = ", ".join(f"{answer!r} ({count})" for answer, count in left_out.most_common(5))
+        findings.append(
+            Finding(
+                "warning",
+                f"Raters gave answers that the card of {card.name} maps to no emotion: {listed}. They are left out of {VOTES}.",
+            )
+        )
     return mapped
+
+
+def _map_votes(cell: str, labels: Mapping[str, str], left_out: Counter[str]) -> str:
+    """Votes for raw labels as votes for emotions; those for none are counted in ``left_out``."""
+    votes: dict[str, float] = {}
+    for raw, number in parse_votes(cell).items():
+        emotion = labels.get(raw, labels.get(raw.lower(), ""))
+        if emotion:
+            votes[emotion] = votes.get(emotion, 0.0) + number
+        else:
+            left_out[raw] += 1
+    return format_votes(votes)
 
 
 def _expected_findings(card: Card, manifest: Manifest) -> list[Finding]:
@@ -661,6 +685,7 @@ def _summary(manifest: Manifest, sounds: Sequence[Sound]) -> dict[str, Any]:
         "channels": dict(sorted(Counter(sound.channels for sound in sounds).items())),
         "formats": dict(sorted(Counter(sound.format for sound in sounds).items())),
         "identical_channels": sum(sound.identical_channels for sound in sounds),
+        "agreement": agreement(table),
     }
 
 

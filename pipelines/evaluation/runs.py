@@ -21,16 +21,19 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipelines.errors import RunError
+from pipelines.evaluation.measures import Measure, measure_of
 from pipelines.evaluation.results import CellPredictions, CellScore, mean_diagnostics, score_predictions
-from pipelines.evaluation.statistics import METRICS, Difference, holm, paired_difference
+from pipelines.evaluation.statistics import Difference, holm, paired_difference
 
 __all__ = ["CellComparison", "Refusal", "Run", "RunComparison", "Setting", "compare_runs", "read_run"]
 
 _FILES = ("config.json", "results.jsonl", "predictions.parquet")
-_NAMES = ("cell", "left", "right", "fusion", "fold", "utterance_id", "speaker", "label")
+_NAMES = ("cell", "left", "right", "fusion", "fold", "utterance_id", "speaker")
 _SHUFFLED = ("left_shuffled", "right_shuffled")
+_KINDS = ("true", "predicted", *_SHUFFLED)  # of columns of a dimension
 _AGAIN = (
-    "Run the same `hyfuse compare` or `hyfuse train` again: what was trained is kept, the summary files are made anew."
+    "Run the same `hyfuse compare`, `hyfuse train` or `hyfuse study` again: what was trained is kept, the summary files are made"
+    " anew."
 )
 
 # What config.json says beside settings: long, or the consequence of something that is compared by its digest.
@@ -46,10 +49,12 @@ class Run:
         config: content of ``config.json``.
         rows: result rows, one per head.
         scores: one per cell, in the order of the run.
-        classes: in the order of every confusion matrix.
+        classes: in the order of every confusion matrix; empty where the target is dimensions.
         tested: cell to the utterances that it was tested on.
         speakers: utterance to speaker.
-        labels: utterance to label.
+        labels: utterance to label; empty where the target is dimensions.
+        dimensions: their names; empty where the target is emotion.
+        values: utterance to the true value of every dimension.
     """
 
     path: Path
@@ -60,6 +65,18 @@ class Run:
     tested: Mapping[str, frozenset[str]] = field(repr=False)
     speakers: Mapping[str, str] = field(repr=False)
     labels: Mapping[str, str] = field(repr=False)
+    dimensions: tuple[str, ...] = ()
+    values: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
+
+    @property
+    def target(self) -> str:
+        """What was learned, ``emotion`` or ``dimensions``."""
+        return "dimensions" if self.dimensions else "emotion"
+
+    @property
+    def measure(self) -> Measure:
+        """How its cells are judged."""
+        return measure_of(self.target, self.dimensions)
 
     @property
     def families(self) -> dict[str, str]:
@@ -95,7 +112,7 @@ class CellComparison:
         first: scores in the first run.
         second: scores in the second run.
         differences: score to difference, for every score of the table.
-        p_holm: p of the UAR difference, corrected for the number of cells that were compared.
+        p_holm: p of the difference in the score that decides, corrected for the number of cells that were compared.
     """
 
     first: CellScore
@@ -130,6 +147,7 @@ class RunComparison:
         only_first: cells that the second run lacks.
         only_second: cells that the first run lacks.
         cautions: what a reader must keep in mind.
+        measure: how the cells are judged.
     """
 
     first: Path
@@ -140,6 +158,7 @@ class RunComparison:
     only_first: tuple[str, ...]
     only_second: tuple[str, ...]
     cautions: tuple[str, ...]
+    measure: Measure
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -168,11 +187,13 @@ def read_run(path: Path) -> Run:
     try:
         config = json.loads((path / _FILES[0]).read_text(encoding="utf-8"))
         rows = [json.loads(line) for line in (path / _FILES[1]).read_text(encoding="utf-8").splitlines()]
-        classes = tuple(str(name) for name in config["classes"])
+        classes, dimensions = (tuple(map(str, config.get(name) or ())) for name in ("classes", "dimensions"))
+        if bool(classes) == bool(dimensions):
+            raise ValueError("neither classes nor dimensions" if not classes else "classes and dimensions")
         config["sources"].values()
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise RunError(f"{path}: {_FILES[0]} or {_FILES[1]} cannot be read ({error}). {_AGAIN}") from error
-    table = _read_predictions(path / _FILES[2], classes)
+    table = _read_predictions(path / _FILES[2], classes, dimensions)
     diagnostics: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         diagnostics.setdefault(str(row.get("cell", "")), []).append(row)
@@ -180,12 +201,18 @@ def read_run(path: Path) -> Run:
     tested: dict[str, frozenset[str]] = {}
     for title, part in table.groupby("cell", sort=False, observed=True):
         cell = str(title)
-        predictions, ids = _predictions(path, cell, part, classes, diagnostics.get(cell, []))
+        predictions, ids = _predictions(path, cell, part, classes, dimensions, diagnostics.get(cell, []))
         left, right, fusion = (str(part[name].iloc[0]) for name in ("left", "right", "fusion"))
         scores.append(score_predictions(predictions, left=left, right=right, fusion=fusion, cell=cell))
         tested[cell] = next((known for known in tested.values() if known == ids), ids)
     of_utterance = table.drop_duplicates("utterance_id")
     ids_in_all = of_utterance["utterance_id"].astype(str)
+    labels, values = {}, {}
+    if dimensions:
+        columns = of_utterance[[f"true_{name}" for name in dimensions]].to_numpy(dtype=np.float32)
+        values = {name: tuple(row) for name, row in zip(ids_in_all, columns.tolist(), strict=True)}
+    else:
+        labels = dict(zip(ids_in_all, of_utterance["label"].astype(str), strict=True))
     return Run(
         path=path,
         config=config,
@@ -194,15 +221,19 @@ def read_run(path: Path) -> Run:
         classes=classes,
         tested=tested,
         speakers=dict(zip(ids_in_all, of_utterance["speaker"].astype(str), strict=True)),
-        labels=dict(zip(ids_in_all, of_utterance["label"].astype(str), strict=True)),
+        labels=labels,
+        dimensions=dimensions,
+        values=values,
     )
 
 
-def _read_predictions(path: Path, classes: Sequence[str]) -> pd.DataFrame:
+def _read_predictions(path: Path, classes: Sequence[str], dimensions: Sequence[str]) -> pd.DataFrame:
     """The predictions; names as categories, which is a tenth of the memory of strings."""
     import pyarrow.parquet as pq
 
-    wanted = [*_NAMES, "seed", *_SHUFFLED, *(f"p_{name}" for name in classes)]
+    named = ["label", *_SHUFFLED] if classes else []
+    numbers = [f"{kind}_{name}" for name in dimensions for kind in _KINDS]
+    wanted = [*_NAMES, "seed", *named, *(f"p_{name}" for name in classes), *numbers]
     try:
         file = pq.ParquetFile(path)
         found = set(file.schema_arrow.names)
@@ -212,8 +243,7 @@ def _read_predictions(path: Path, classes: Sequence[str]) -> pd.DataFrame:
                 f"{path} lacks the column{'s' if len(lacking) > 1 else ''} {', '.join(lacking)}: the run was made by an older"
                 f" version of hyfuse, or its files do not belong together. {_AGAIN}"
             )
-        names = [*_NAMES, *_SHUFFLED]
-        table: pd.DataFrame = pq.read_table(path, columns=wanted, read_dictionary=names).to_pandas()
+        table: pd.DataFrame = pq.read_table(path, columns=wanted, read_dictionary=[*_NAMES, *named]).to_pandas()
     except (OSError, ValueError) as error:
         if isinstance(error, RunError):
             raise
@@ -224,7 +254,12 @@ def _read_predictions(path: Path, classes: Sequence[str]) -> pd.DataFrame:
 
 
 def _predictions(
-    path: Path, cell: str, part: pd.DataFrame, classes: Sequence[str], rows: Sequence[Mapping[str, Any]]
+    path: Path,
+    cell: str,
+    part: pd.DataFrame,
+    classes: Sequence[str],
+    dimensions: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
 ) -> tuple[CellPredictions, frozenset[str]]:
     """One cell's predictions as arrays [S, n, …], and the utterances that it was tested on."""
     utterance, seed = part["utterance_id"].cat.codes.to_numpy(), part["seed"].to_numpy()
@@ -248,16 +283,32 @@ def _predictions(
             )
         return found
 
-    shuffled = {name: classes_of(name, part).reshape(seeds, -1) for name in _SHUFFLED if part[name].iloc[0]}
-    probabilities = part[[f"p_{name}" for name in classes]].to_numpy(dtype=np.float32)
+    def values_of(kind: str, frame: pd.DataFrame) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = frame[[f"{kind}_{name}" for name in dimensions]].to_numpy(dtype=np.float32)
+        if not np.isfinite(found).all():
+            raise RunError(f"{path}: {cell!r} has {kind} values that are no numbers. {_AGAIN}")
+        return found
+
+    right = str(part["right"].iloc[0])
+    sides = _SHUFFLED if right else _SHUFFLED[:1]
+    shuffled: dict[str, NDArray[Any]]
+    if dimensions:
+        truth: NDArray[Any] = values_of("true", once)
+        outputs = values_of("predicted", part)
+        shuffled = {name: values_of(name, part).reshape(seeds, len(tested), -1) for name in sides}
+    else:
+        truth = classes_of("label", once)
+        outputs = part[[f"p_{name}" for name in classes]].to_numpy(dtype=np.float32)
+        shuffled = {name: classes_of(name, part).reshape(seeds, -1) for name in sides}
     predictions = CellPredictions(
-        labels=classes_of("label", once),
+        truth=truth,
         speakers=once["speaker"].astype(str).tolist(),
         folds=once["fold"].astype(str).tolist(),
-        probabilities=probabilities.reshape(seeds, len(tested), -1),
+        outputs=outputs.reshape(seeds, len(tested), -1),
         left_shuffled=shuffled["left_shuffled"],
         right_shuffled=shuffled.get("right_shuffled"),
         diagnostics=mean_diagnostics(rows),
+        dimensions=tuple(dimensions),
     )
     return predictions, frozenset(once["utterance_id"].astype(str))
 
@@ -269,17 +320,21 @@ def _predictions(
 def compare_runs(first: Run, second: Run) -> RunComparison:
     """Say what differs between two runs, and test every cell that both have: the second minus the first."""
     ours, theirs = ({score.cell: score for score in run.scores} for run in (first, second))
-    compared, refusals = [], []
+    compared, refusals, measure = [], [], first.measure
     for cell in (name for name in ours if name in theirs):
         reason = _refused(first, second, cell)
         if reason:
             refusals.append(Refusal(cell, reason))
             continue
-        order = [second.classes.index(name) for name in first.classes]
-        counts = theirs[cell].counts[:, :, order][:, :, :, order]
-        differences = {name: paired_difference(counts, ours[cell].counts, metric) for name, metric in METRICS.items()}
+        tallies = theirs[cell].tallies
+        if not first.dimensions:
+            order = [second.classes.index(name) for name in first.classes]
+            tallies = tallies[:, :, order][:, :, :, order]
+        differences = {
+            name: paired_difference(tallies, ours[cell].tallies, metric) for name, metric in measure.metrics.items()
+        }
         compared.append((ours[cell], theirs[cell], differences))
-    adjusted = holm([differences["uar"].p for _, _, differences in compared])
+    adjusted = holm([differences[measure.key].p for _, _, differences in compared])
     return RunComparison(
         first=first.path,
         second=second.path,
@@ -289,6 +344,7 @@ def compare_runs(first: Run, second: Run) -> RunComparison:
         only_first=tuple(name for name in ours if name not in theirs),
         only_second=tuple(name for name in theirs if name not in ours),
         cautions=tuple(_cautions(first, second)),
+        measure=measure,
     )
 
 
@@ -297,6 +353,10 @@ def _refused(first: Run, second: Run, cell: str) -> str:
     corpora = [str(run.config.get("corpus", "")) for run in (first, second)]
     if corpora[0] != corpora[1]:
         return f"The corpora differ: {corpora[0]} and {corpora[1]}."
+    if first.target != second.target:
+        return f"The targets differ: {first.target} and {second.target}."
+    if first.dimensions != second.dimensions:
+        return f"The dimensions differ: {', '.join(first.dimensions)}; and {', '.join(second.dimensions)}."
     if set(first.classes) != set(second.classes):
         return f"The classes differ: {', '.join(first.classes)}; and {', '.join(second.classes)}."
     ours, theirs = first.tested[cell], second.tested[cell]
@@ -310,10 +370,12 @@ def _refused(first: Run, second: Run, cell: str) -> str:
             f"The test sets differ: {len(ours)} and {len(theirs)} utterances, {'; '.join(parts)}. Compare runs of one protocol and"
             " corpus, with the same recordings left out."
         )
-    for what, one, other in (
-        ("label", first.labels, second.labels),
-        ("speaker", first.speakers, second.speakers),
-    ):
+    known: list[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = [("speaker", first.speakers, second.speakers)]
+    if first.dimensions:
+        known.insert(0, ("value", first.values, second.values))
+    else:
+        known.insert(0, ("label", first.labels, second.labels))
+    for what, one, other in known:
         changed = sorted(name for name in ours if one[name] != other[name])
         if changed:
             example = changed[0]

@@ -1,9 +1,15 @@
-"""Scores with intervals, differences with tests. All from confusion matrices per speaker, so that speakers can be drawn anew.
+"""Scores with intervals, differences with tests. All from *tallies* per speaker, which add up, so that speakers can be drawn anew.
 
-Conventions: a confusion matrix has true classes in rows and predicted classes in columns; *counts* are confusion matrices
-[K, S, C, C] of K speakers and S seeds. A cell of a comparison predicts every test utterance once per seed; its score is
-computed per seed on the predictions of all folds together (pooled), then averaged over seeds. Pooling is what makes
-leave-one-speaker-out scores comparable with five folds: a single speaker may lack a class.
+Conventions: tallies are [K, S, …] of K speakers and S seeds, in one of two kinds. Of classes they are confusion matrices [K, S, C,
+C], true classes in rows and predicted classes in columns. Of D dimensions they are sums [K, S, D, 7] over utterances
+(``training.metrics.SUMS``). A cell of a comparison predicts every test utterance once per seed; its score is computed per seed on
+the predictions of all folds together (pooled), then averaged over seeds. Pooling is what makes leave-one-speaker-out scores
+comparable with five folds: a single speaker may lack a class.
+
+**Sums of dimensions are whole numbers**, too, up to a power of two: values are mapped from the range of the true ones to [-1, 1]
+(concordance and correlation do not change; absolute errors stay on the corpus' scale), and products rounded to a step that lets
+any sum be exact (for 100,000 utterances 4e-9). So no score depends on the order of utterances or the number of threads, and cells
+compare bit by bit.
 
 **The sample is the speakers**, not the clips: clips of one speaker are not independent, and a corpus of ten speakers is a
 sample of size ten. All seeds of a drawn speaker are kept together, and every cell of a comparison is resampled with the same
@@ -31,7 +37,15 @@ from numpy.typing import NDArray
 from scipy import special
 
 from pipelines.errors import ConfigError
-from pipelines.training.metrics import accuracy_of, macro_f1_of, uar_of
+from pipelines.training.metrics import (
+    SUMS,
+    absolute_error_of,
+    accuracy_of,
+    concordance_of,
+    macro_f1_of,
+    pearson_of,
+    uar_of,
+)
 
 __all__ = [
     "METRICS",
@@ -45,12 +59,14 @@ __all__ = [
     "bootstrap_interval",
     "bootstrap_intervals",
     "detectable_difference",
+    "dimension_metrics",
     "holm",
     "paired_difference",
     "pseudo_values",
     "resample",
     "score",
     "speaker_confusions",
+    "speaker_sums",
     "speaker_values",
     "variance_components",
 ]
@@ -58,10 +74,38 @@ __all__ = [
 Floats = NDArray[np.float64]
 
 Metric = Callable[[Floats], Floats]
-"""Confusion matrices [..., C, C] to scores [...]."""
+"""Confusion matrices [..., C, C], or sums of dimensions [..., D, 7], to scores [...]."""
 
 METRICS: dict[str, Metric] = {"uar": uar_of, "accuracy": accuracy_of, "macro_f1": macro_f1_of}
-"""The scores of every table; see ``training.metrics`` for what counts when a class is absent."""
+"""The scores of every table of classes; see ``training.metrics`` for what counts when a class is absent."""
+
+_OF_DIMENSIONS: dict[str, Metric] = {"ccc": concordance_of, "pearson": pearson_of, "mae": absolute_error_of}
+
+
+@dataclass(frozen=True)
+class _OfDimension:
+    """A metric of sums [..., D, 7]: of one dimension, or the mean over all."""
+
+    name: str
+    position: int | None
+
+    def __call__(self, sums: Floats) -> Floats:
+        if self.position is not None:
+            return _OF_DIMENSIONS[self.name](sums[..., self.position, :])
+        mean: Floats = _OF_DIMENSIONS[self.name](sums).mean(axis=-1)
+        return mean
+
+
+def dimension_metrics(dimensions: Sequence[str]) -> dict[str, Metric]:
+    """The scores of every table of dimensions: ``ccc``, ``pearson`` and ``mae``, the mean over the dimensions, and ``ccc_<name>`` …
+    of each.
+
+    Args:
+        dimensions: D names, in the order of the sums.
+    """
+    places = {"": None, **{f"_{name}": position for position, name in enumerate(dimensions)}}
+    return {f"{kind}{end}": _OfDimension(kind, place) for kind in _OF_DIMENSIONS for end, place in places.items()}
+
 
 REPLICATES = 2000
 """Bootstrap samples; the standard error from them is good to 1.6 % (Efron & Tibshirani 1993, §19.3)."""
@@ -147,24 +191,58 @@ def speaker_confusions(
     return np.bincount(cells.ravel(), minlength=int(np.prod(shape))).reshape(shape).astype(np.float64)
 
 
-def score(confusions: Floats, metric: Metric) -> float:
+def speaker_sums(truth: NDArray[np.floating], predicted: NDArray[np.floating], speakers: Sequence[str]) -> Floats:
+    """Sums of dimensions per speaker and seed; see the module for their scale and why they are exact.
+
+    Args:
+        truth: [n, D].
+        predicted: [S, n, D], one matrix per seed.
+        speakers: n speakers.
+
+    Returns:
+        float64 [K, S, D, 7] for K speakers, in sorted order.
+    """
+    names, speaker = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
+    true, found = np.asarray(truth, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
+    low, high = true.min(axis=0), true.max(axis=0)
+    centre, half = (low + high) / 2, np.where(high > low, (high - low) / 2, 1.0)
+    x, y = (found - centre) / half, np.broadcast_to((true - centre) / half, found.shape)
+    error = np.abs(found - true)
+    # 2^52 holds n sums of 2^8, the square of a prediction 8 times as far out as any label; errors are of the order of half.
+    room = 52 - 8 - math.ceil(math.log2(max(len(true), 2)))
+    steps = np.concatenate(
+        [np.full((6, len(centre)), 2.0**room), 2.0 ** (room - np.ceil(np.log2(half)))[None]]
+    )  # [7, D]
+    sums = np.zeros((len(names), *found.shape[::2], len(SUMS)))
+    group = np.ravel_multi_index(
+        (speaker[None, :], np.arange(len(found))[:, None]), (len(names), len(found))
+    )  # group is [S, n]
+    for position, values in enumerate((np.ones_like(x), x, y, x * x, y * y, x * y, error)):
+        for dimension, step in enumerate(steps[position]):
+            whole_numbers = np.rint(values[:, :, dimension] * step)
+            added = np.bincount(group.ravel(), weights=whole_numbers.ravel(), minlength=len(names) * len(found))
+            sums[:, :, dimension, position] = added.reshape(len(names), len(found)) / step
+    return sums
+
+
+def score(tallies: Floats, metric: Metric) -> float:
     """Mean over seeds of the pooled score.
 
     Args:
-        confusions: float64 [K, S, C, C], by speaker and seed.
-        metric: one of :data:`METRICS`.
+        tallies: float64 [K, S, …], by speaker and seed.
+        metric: of tallies of this kind.
     """
-    return float(metric(confusions.sum(axis=0)).mean())
+    return float(metric(tallies.sum(axis=0)).mean())
 
 
-def speaker_values(confusions: Floats, metric: Metric) -> Floats:
-    """Score of every speaker alone, mean over seeds, [K]; over the classes that the speaker has.
+def speaker_values(tallies: Floats, metric: Metric) -> Floats:
+    """Score of every speaker alone, mean over seeds, [K]; over the classes that the speaker has. NaN where a score is not defined.
 
     Args:
-        confusions: float64 [K, S, C, C], by speaker and seed.
-        metric: one of :data:`METRICS`.
+        tallies: float64 [K, S, …], by speaker and seed.
+        metric: of tallies of this kind.
     """
-    scores: Floats = metric(confusions).mean(axis=1)
+    scores: Floats = metric(tallies).mean(axis=1)
     return scores
 
 
@@ -177,14 +255,14 @@ def _draws(speakers: int, replicates: int, seed: int) -> Floats:
     return draws
 
 
-def _resampled(confusions: Floats, replicates: int, seed: int) -> Floats:
-    """Pooled confusion matrices of every bootstrap sample, [replicates, S, C, C]."""
-    flat = confusions.reshape(len(confusions), -1)
-    return (_draws(len(confusions), replicates, seed) @ flat).reshape(replicates, *confusions.shape[1:])
+def _resampled(tallies: Floats, replicates: int, seed: int) -> Floats:
+    """Pooled tallies of every bootstrap sample, [replicates, S, …]."""
+    flat = tallies.reshape(len(tallies), -1)
+    return (_draws(len(tallies), replicates, seed) @ flat).reshape(replicates, *tallies.shape[1:])
 
 
 def bootstrap_intervals(
-    confusions: Floats,
+    tallies: Floats,
     metrics: Mapping[str, Metric],
     *,
     replicates: int = REPLICATES,
@@ -195,52 +273,55 @@ def bootstrap_intervals(
 
     The percentiles are those of the nominal level after it was widened for the number of speakers, so that for a mean the
     interval is about that of Student's t: Φ(−√(K/(K−1)) t_{α/2, K−1}) instead of α/2 (Hesterberg 2015, *What Teachers Should
-    Know About the Bootstrap*, §4.2 and eq. 5; resampling of clusters: Davison & Hinkley 1997, §3.8).
+    Know About the Bootstrap*, §4.2 and eq. 5; resampling of clusters: Davison & Hinkley 1997, §3.8). Samples in which a score is
+    not defined (a correlation, where all labels drawn are the same) do not count for it.
 
     Args:
-        confusions: float64 [K, S, C, C], by speaker and seed.
+        tallies: float64 [K, S, …], by speaker and seed.
         metrics: names and scores.
         replicates: bootstrap samples.
         level: confidence.
         seed: of the draws; the same seed and number of speakers give the same draws, hence paired cells.
     """
-    speakers = len(confusions)
+    speakers = len(tallies)
     if speakers < 2:
         return {name: Interval(math.nan, math.nan, level) for name in metrics}
-    resampled = _resampled(confusions, replicates, seed)
+    resampled = _resampled(tallies, replicates, seed)
     reach = float(special.stdtrit(speakers - 1, (1 + level) / 2)) * math.sqrt(speakers / (speakers - 1))
     tail = float(special.ndtr(-reach))
     intervals = {}
     for name, metric in metrics.items():
-        low, high = np.quantile(metric(resampled).mean(axis=1), [tail, 1 - tail])
+        scores = metric(resampled).mean(axis=1)
+        defined = scores[~np.isnan(scores)]
+        low, high = np.quantile(defined, [tail, 1 - tail]) if len(defined) else (math.nan, math.nan)
         intervals[name] = Interval(float(low), float(high), level)
     return intervals
 
 
 def bootstrap_interval(
-    confusions: Floats, metric: Metric, *, replicates: int = REPLICATES, level: float = 0.95, seed: int = 0
+    tallies: Floats, metric: Metric, *, replicates: int = REPLICATES, level: float = 0.95, seed: int = 0
 ) -> Interval:
     """:func:`bootstrap_intervals` of one score."""
-    return bootstrap_intervals(confusions, {"": metric}, replicates=replicates, level=level, seed=seed)[""]
+    return bootstrap_intervals(tallies, {"": metric}, replicates=replicates, level=level, seed=seed)[""]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Where the spread comes from
 
 
-def pseudo_values(confusions: Floats, metric: Metric) -> Floats:
+def pseudo_values(tallies: Floats, metric: Metric) -> Floats:
     """What each speaker contributes to the pooled score of each seed, [K, S]: jackknife pseudo-values.
 
     K θ − (K − 1) θ₍₋ₖ₎, where θ₍₋ₖ₎ is the score without speaker k (Efron & Tibshirani 1993, §11.5). For speakers with equally
     many clips of every class, and for scores that are means over clips, it is the speaker's own score.
 
     Args:
-        confusions: float64 [K, S, C, C], by speaker and seed; K ≥ 2.
-        metric: one of :data:`METRICS`.
+        tallies: float64 [K, S, …], by speaker and seed; K ≥ 2.
+        metric: of tallies of this kind.
     """
-    speakers = len(confusions)
-    whole = confusions.sum(axis=0)
-    without = metric(whole[None] - confusions)  # without is [K, S]
+    speakers = len(tallies)
+    whole = tallies.sum(axis=0)
+    without = metric(whole[None] - tallies)  # without is [K, S]
     values: Floats = speakers * metric(whole)[None] - (speakers - 1) * without
     return values
 
@@ -279,6 +360,8 @@ class Resampled:
         replicates: float64 [R, M], of every bootstrap sample; the same draws for all cells.
         seed_variances: float64 [M], variance of the score that seeds cause beyond what speakers show.
         seeds: int64 [M], number of seeds.
+        contributions: M arrays [K, S], what each speaker contributes to the score of each seed (:func:`pseudo_values`); none for a
+            single speaker.
     """
 
     values: Floats
@@ -286,6 +369,7 @@ class Resampled:
     replicates: Floats = field(repr=False)
     seed_variances: Floats = field(repr=False)
     seeds: NDArray[np.int64]
+    contributions: Sequence[Floats] = field(default=(), repr=False)
 
     def difference(
         self, first: Sequence[int], second: Sequence[int], *, level: float = 0.95, ranks: bool = True
@@ -301,6 +385,21 @@ class Resampled:
         weights = np.zeros(len(self.values))
         np.add.at(weights, list(first), 1 / len(first))
         np.add.at(weights, list(second), -1 / len(second))
+        return self.weighted(weights, level=level, ranks=ranks)
+
+    def weighted(
+        self, weights: Floats, *, level: float = 0.95, ranks: bool = True, seeds_paired: bool = False
+    ) -> Difference:
+        """A weighted sum of scores, tested against 0: a difference of differences, an area under a curve; see
+        :func:`paired_difference`.
+
+        Args:
+            weights: float64 [M], one per cell, not all 0.
+            level: of the interval.
+            ranks: as for :meth:`difference`.
+            seeds_paired: whether seed s means the same in every cell, as where one head is tested on several conditions: what
+                seeds add is then that of the sum, seed by seed, not that of its terms.
+        """
         used = np.flatnonzero(weights)
         weight = weights[used]
 
@@ -309,35 +408,46 @@ class Resampled:
             total: Floats = (values[..., used] * weight).sum(axis=-1)
             return total
 
+        seed_variances, seeds = self.seed_variances[used] * weight**2, self.seeds[used]
+        if seeds_paired and len(set(seeds.tolist())) == 1 and self.contributions:
+            together = np.zeros_like(self.contributions[used[0]])
+            for at, own in zip(used.tolist(), weight, strict=True):
+                together += own * self.contributions[at]
+            seed_variances, seeds = np.array([_seed_part(together)]), seeds[:1]
         return _judged(
             value=float(combined(self.values)),
             replicates=combined(self.replicates),
             by_speaker=combined(self.by_speaker.T),
-            seed_variances=self.seed_variances[used] * weight**2,
-            seeds=self.seeds[used],
+            seed_variances=seed_variances,
+            seeds=seeds,
             level=level,
             ranks=ranks,
         )
 
 
-def resample(cells: Sequence[Floats], *, replicates: int = REPLICATES, seed: int = 0) -> Resampled:
-    """Prepare the UAR of many cells for comparison, all at once: only hits and class sizes are resampled.
+def resample(
+    cells: Sequence[Floats], metric: Metric = uar_of, *, replicates: int = REPLICATES, seed: int = 0
+) -> Resampled:
+    """Prepare a score of many cells for comparison, all at once; of the UAR only hits and class sizes are resampled.
 
     Args:
-        cells: float64 [K, S, C, C] each; the same speakers, utterances and classes, S may differ.
+        cells: tallies, float64 [K, S, …] each; the same speakers, utterances and classes or dimensions, S may differ.
+        metric: the score.
         replicates: bootstrap samples.
         seed: of the draws.
 
     Raises:
         ConfigError: cells of other utterances, which cannot be paired.
     """
-    sizes = cells[0][:, 0].sum(axis=-1)  # sizes is [K, C]
-    for position, counts in enumerate(cells):
-        if counts.shape[::2] != cells[0].shape[::2] or not (counts.sum(axis=-1) == sizes[:, None]).all():
+    for position, tallies in enumerate(cells):
+        if not _same_truth(tallies, cells[0]):
             raise ConfigError(
-                f"Cells 0 and {position} were not tested on the same utterances: {_tested(cells[0])} and {_tested(counts)}."
+                f"Cells 0 and {position} were not tested on the same utterances: {_tested(cells[0])} and {_tested(tallies)}."
                 " Paired statistics need the same utterances of the same speakers; score both on those that they share."
             )
+    if metric is not uar_of:
+        return _resampled_by(metric, cells, replicates, seed)
+    sizes = cells[0][:, 0].sum(axis=-1)  # sizes is [K, C]
     speakers = len(sizes)
     seeds = np.array([counts.shape[1] for counts in cells], dtype=np.int64)
     hits = np.stack([np.diagonal(counts, axis1=2, axis2=3).sum(axis=1) for counts in cells])  # hits is [M, K, C]
@@ -350,11 +460,47 @@ def resample(cells: Sequence[Floats], *, replicates: int = REPLICATES, seed: int
     # Whole numbers until the division: their sums are exact, whatever the number of threads.
     drawn = (draws @ hits.transpose(1, 0, 2).reshape(speakers, -1)).reshape(replicates, len(cells), -1)
     resampled = _mean_recall(drawn, seeds[None, :, None] * (draws @ sizes)[:, None])  # resampled is [R, M]
-    return Resampled(values, by_speaker, resampled, np.array([_seed_variance(one, uar_of) for one in cells]), seeds)
+    return _with_seeds(values, by_speaker, resampled, seeds, [pseudo_values(one, uar_of) for one in cells])
 
 
-def _tested(counts: Floats) -> str:
-    return f"{counts[:, 0].sum():.0f} of {len(counts)} speakers and {counts.shape[-1]} classes"
+def _resampled_by(metric: Metric, cells: Sequence[Floats], replicates: int, seed: int) -> Resampled:
+    """:func:`resample` of any score."""
+    seeds = np.array([tallies.shape[1] for tallies in cells], dtype=np.int64)
+    values = np.array([score(tallies, metric) for tallies in cells])
+    by_speaker = np.stack([speaker_values(tallies, metric) for tallies in cells])
+    if len(cells[0]) < 2:
+        nothing = np.full((replicates, len(cells)), np.nan)
+        return Resampled(values, by_speaker, nothing, np.full(len(cells), np.nan), seeds)
+    # resampled is [R, M]
+    resampled = np.stack([metric(_resampled(tallies, replicates, seed)).mean(axis=1) for tallies in cells], axis=1)
+    return _with_seeds(values, by_speaker, resampled, seeds, [pseudo_values(one, metric) for one in cells])
+
+
+def _with_seeds(
+    values: Floats, by_speaker: Floats, resampled: Floats, seeds: NDArray[np.int64], contributions: Sequence[Floats]
+) -> Resampled:
+    variances = np.array([_seed_part(one) for one in contributions])
+    return Resampled(values, by_speaker, resampled, variances, seeds, contributions)
+
+
+def _truth(tallies: Floats) -> Floats:
+    """What tallies say of the true labels of each speaker and seed, [K, S, …]: class sizes, or n and the sums of y and y^2."""
+    if tallies.shape[-1] == tallies.shape[-2]:  # there are never as many dimensions as sums
+        sizes: Floats = tallies.sum(axis=-1)
+        return sizes
+    return tallies[..., [SUMS.index("n"), SUMS.index("y"), SUMS.index("yy")]]
+
+
+def _same_truth(one: Floats, other: Floats) -> bool:
+    """Whether two cells were tested on the same utterances, as far as tallies tell; every seed on the same ones."""
+    fits = (len(one), *one.shape[2:]) == (len(other), *other.shape[2:])
+    return fits and bool((_truth(one) == _truth(other)[:, :1]).all())
+
+
+def _tested(tallies: Floats) -> str:
+    if tallies.shape[-1] == tallies.shape[-2]:
+        return f"{tallies[:, 0].sum():.0f} of {len(tallies)} speakers and {tallies.shape[-1]} classes"
+    return f"{tallies[:, 0, 0, 0].sum():.0f} of {len(tallies)} speakers and {tallies.shape[-2]} dimension(s)"
 
 
 def _mean_recall(hits: Floats, sizes: Floats) -> Floats:
@@ -365,10 +511,15 @@ def _mean_recall(hits: Floats, sizes: Floats) -> Floats:
     return mean
 
 
-def _seed_variance(confusions: Floats, metric: Metric) -> float:
+def _seed_variance(tallies: Floats, metric: Metric) -> float:
     """Variance of the mean over seeds that comes from seeds alone; 0 for a single seed, where nothing is known of it."""
-    components = variance_components(pseudo_values(confusions, metric))
-    return 0.0 if math.isnan(components.seeds) else components.seeds / confusions.shape[1]
+    return _seed_part(pseudo_values(tallies, metric))
+
+
+def _seed_part(contributions: Floats) -> float:
+    """:func:`_seed_variance` from what speakers contribute, [K, S]."""
+    components = variance_components(contributions)
+    return 0.0 if math.isnan(components.seeds) else components.seeds / contributions.shape[1]
 
 
 def paired_difference(
@@ -393,8 +544,8 @@ def paired_difference(
     2^(1−K).
 
     Args:
-        first: float64 [K, S, C, C].
-        second: float64 [K, S', C, C]; the numbers of seeds may differ, since seeds are not paired.
+        first: tallies, float64 [K, S, …].
+        second: tallies, float64 [K, S', …]; the numbers of seeds may differ, since seeds are not paired.
         metric: the score.
         replicates: bootstrap samples.
         level: of the interval.
@@ -403,7 +554,7 @@ def paired_difference(
     Raises:
         ConfigError: the two were not tested on the same utterances.
     """
-    if first.shape[::2] != second.shape[::2] or not (first[:, 0].sum(axis=-1) == second[:, 0].sum(axis=-1)).all():
+    if not _same_truth(first, second):
         raise ConfigError(
             f"The two cells were not tested on the same utterances: {_tested(first)} and {_tested(second)}. Paired statistics"
             " need the same utterances of the same speakers; score both on those that they share."
@@ -436,12 +587,13 @@ def _judged(
     ranks: bool = True,
 ) -> Difference:
     """Interval and tests from what resampling gave."""
-    by_speaker = np.round(by_speaker, 12)  # equal scores that were summed in another order are equal
+    # Equal scores that were summed in another order are equal; a speaker without a defined score shows no difference.
+    by_speaker = np.where(np.isnan(by_speaker), 0.0, np.round(by_speaker, 12))
     speakers, better, worse = len(by_speaker), int((by_speaker > 0).sum()), int((by_speaker < 0).sum())
     if speakers < 2:
         nowhere = Interval(math.nan, math.nan, level)
         return Difference(value, nowhere, math.nan, math.nan, math.nan, better, worse)
-    of_speakers = float(replicates.var(ddof=1)) * speakers / (speakers - 1)
+    of_speakers = float(replicates[~np.isnan(replicates)].var(ddof=1)) * speakers / (speakers - 1)
     known = seed_variances > 0
     parts = np.array([of_speakers, *seed_variances[known]])
     freedom = np.array([speakers - 1, *(seeds[known] - 1)], dtype=np.float64)

@@ -195,7 +195,14 @@ def bench_extract(
         JSON values; docs/speed.md explains every one. ``audio_s_per_s`` is the whole extraction, ``forward_audio_s_per_s`` its
         ceiling, ``share_of_forward`` their ratio; ``naive_audio_s_per_s`` the naive loop over ``naive_audio_s`` seconds, with the
         network of ``naive_kind``. None where something was not measured.
+
+    Raises:
+        ConfigError: the encoder takes texts.
     """
+    if encoder.spec.takes_text:
+        raise ConfigError(
+            f"{encoder.spec.name!r} encodes texts; what is measured here is the extraction of recordings."
+        )
     device, rate_hz = encoder.device, encoder.spec.sample_rate_hz
     with tempfile.TemporaryDirectory(prefix="hyfuse-bench-") as folder:
         root = Path(folder)

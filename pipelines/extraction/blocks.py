@@ -18,7 +18,7 @@ class Block:
     Attributes:
         index: position among the blocks of the store.
         start: first manifest row.
-        paths: recordings, in manifest order.
+        paths: recordings, in manifest order; none where texts are encoded.
         utterance_ids: their ids.
     """
 
@@ -28,8 +28,16 @@ class Block:
     utterance_ids: tuple[str, ...]
 
 
-def make_blocks(manifest: Manifest, *, block_rows: int, indices: Iterable[int]) -> Iterator[Block]:
+def make_blocks(
+    manifest: Manifest, *, block_rows: int, indices: Iterable[int], recordings: bool = True
+) -> Iterator[Block]:
     """The blocks with the given indices, one after the other: of a large corpus nothing is listed that is not needed yet.
+
+    Args:
+        manifest: the corpus; with its root, where recordings are read.
+        block_rows: rows per block.
+        indices: which blocks.
+        recordings: whether blocks name their recordings.
 
     Raises:
         ManifestError: the manifest has no root.
@@ -38,4 +46,4 @@ def make_blocks(manifest: Manifest, *, block_rows: int, indices: Iterable[int]) 
         start = index * block_rows
         rows = range(start, min(start + block_rows, len(manifest)))
         ids = tuple(manifest.table["utterance_id"].iloc[rows.start : rows.stop])
-        yield Block(index, start, tuple(manifest.audio_paths(rows)), ids)
+        yield Block(index, start, tuple(manifest.audio_paths(rows)) if recordings else (), ids)

@@ -14,6 +14,7 @@ that a store says the same wherever the corpus lies.
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import queue
@@ -23,6 +24,9 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.audio.conditions import Distortion
 from pipelines.audio.decode import Waveform, decode
@@ -46,15 +50,29 @@ _TASK_BYTES, _TASK_FILES = 4 * 2**20, 16
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """A recording, decoded or not.
+    """A recording, decoded or not; or a text as its tokens.
 
     Attributes:
-        waveform: the recording; None if it failed.
+        waveform: the recording; None if it failed, and for a text.
         failure: why it failed; empty if it did not.
+        tokens: int64 [T], of a text; None for a recording.
     """
 
     waveform: Waveform | None
     failure: str
+    tokens: NDArray[np.int64] | None = None
+
+    @property
+    def samples(self) -> NDArray[np.float32] | NDArray[np.int64] | None:
+        """What the encoder is given; None if it failed."""
+        return self.tokens if self.waveform is None else self.waveform.samples
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of audio: 0 for a text, NaN if it failed."""
+        if self.waveform is None:
+            return math.nan if self.tokens is None else 0.0
+        return self.waveform.duration_s
 
 
 @dataclass(frozen=True)

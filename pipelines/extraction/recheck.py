@@ -24,7 +24,8 @@ from pipelines.audio.decode import decoder_versions
 from pipelines.corpora.manifest import Manifest
 from pipelines.encoders.base import Encoder
 from pipelines.errors import ProvenanceError
-from pipelines.extraction.single_files import embed_file
+from pipelines.extraction.single_files import FileEmbedding, embed_file, embed_text
+from pipelines.extraction.texts import CorpusTexts
 from pipelines.store.embeddings import DONE, EmbeddingStore
 
 __all__ = [
@@ -98,6 +99,7 @@ def recheck_rows(
     sample: int,
     seed: int = 0,
     distortion: Distortion | None = None,
+    texts: CorpusTexts | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Recheck:
     """Compute rows again from the recordings and compare.
@@ -109,6 +111,7 @@ def recheck_rows(
         sample: how many of the rows that are done, drawn at random; all, if there are fewer.
         seed: of the draw.
         distortion: the store's condition, prepared; None for ``clean``.
+        texts: what a store of text was made from.
         progress: called with (rows done, rows in all).
 
     Raises:
@@ -116,13 +119,18 @@ def recheck_rows(
         ManifestError: the manifest has no root.
     """
     made = store.provenance
+    condition, condition_digest = "clean", ""
+    if texts is not None:
+        condition, condition_digest = texts.condition, texts.digest
+    elif distortion is not None:
+        condition, condition_digest = distortion.name, distortion.digest
     asked: Mapping[str, str] = {
         "encoder": encoder.spec.name,
         "weights_digest": encoder.weights.digest,
         "precision": encoder.precision,
         "manifest_digest": manifest.digest,
-        "condition": distortion.name if distortion is not None else "clean",
-        "condition_digest": distortion.digest if distortion is not None else "",
+        "condition": condition,
+        "condition_digest": condition_digest,
     }
     for name, value in asked.items():
         if getattr(made, name) != value:
@@ -133,7 +141,7 @@ def recheck_rows(
     done = np.flatnonzero(store.status == DONE)
     rows = np.sort(np.random.default_rng(seed).choice(done, size=min(sample, len(done)), replace=False)).tolist()
     ids = [store.utterance_ids[row] for row in rows]
-    paths = dict(zip(manifest.utterance_ids, manifest.audio_paths(), strict=True))
+    again_of = _again(manifest, encoder, distortion, texts)
     # A store without spread has nothing in its std but zeros.
     arrays = ("mean", "std") if bool((store.num_frames > 1).any()) else ("mean",)
     stored = {
@@ -144,17 +152,13 @@ def recheck_rows(
     largest, where = 0.0, ""
     problems: list[str] = []
     for position, (row, utterance) in enumerate(zip(rows, ids, strict=True)):
-
-        def transform(samples: NDArray[np.float32], rate_hz: int, name: str = utterance) -> NDArray[np.float32]:
-            return samples if distortion is None else distortion.apply(samples, rate_hz, name)
-
-        found = embed_file(paths[utterance], encoder, transform=transform)
+        found = again_of(utterance)
         if found.failure:
             problems.append(f"{utterance} is done in the store and cannot be computed again: {found.failure}")
         elif found.num_frames != int(store.num_frames[row]):
             problems.append(
                 f"{utterance} has {int(store.num_frames[row])} frames in the store and {found.num_frames} when computed again:"
-                " the recording is another one."
+                f" the {'text' if texts is not None else 'recording'} is another one."
             )
         else:
             for (array, name), values in stored.items():
@@ -176,6 +180,24 @@ def recheck_rows(
         problems=tuple(problems),
         environment=environment_differences(store, encoder.device.type),
     )
+
+
+def _again(
+    manifest: Manifest, encoder: Encoder, distortion: Distortion | None, texts: CorpusTexts | None
+) -> Callable[[str], FileEmbedding]:
+    """What embeds an utterance by its id, alone."""
+    if texts is not None:
+        known = dict(zip(manifest.utterance_ids, texts.texts, strict=True))
+        return lambda name: embed_text(name, known[name] or "", encoder)
+    paths = dict(zip(manifest.utterance_ids, manifest.audio_paths(), strict=True))
+
+    def embed(name: str) -> FileEmbedding:
+        def transform(samples: NDArray[np.float32], rate_hz: int) -> NDArray[np.float32]:
+            return samples if distortion is None else distortion.apply(samples, rate_hz, name)
+
+        return embed_file(paths[name], encoder, transform=transform)
+
+    return embed
 
 
 def _relative(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:

@@ -23,7 +23,7 @@ from pipelines.encoders.base import Encoder
 from pipelines.encoders.catalogue import EncoderSpec
 from pipelines.errors import AudioError, ConfigError, unknown_name
 from pipelines.extraction.decoding import DecodedClip
-from pipelines.extraction.worker import encode_clips
+from pipelines.extraction.worker import encode_clips, token_clips
 from pipelines.store.embeddings import POOLS, FrameSpec
 from pipelines.store.feature_files import FeatureTable
 
@@ -34,6 +34,7 @@ __all__ = [
     "check_choice",
     "embed_file",
     "embed_files",
+    "embed_text",
     "embedding_table",
     "find_recordings",
 ]
@@ -95,8 +96,16 @@ def embed_file(
 
     Returns:
         The embedding, or the reason why there is none.
+
+    Raises:
+        ConfigError: the encoder takes texts.
     """
     spec = encoder.spec
+    if spec.takes_text:
+        raise ConfigError(
+            f"{spec.name!r} encodes texts, not recordings. The transcripts of a corpus are encoded by"
+            f" `hyfuse extract --model {spec.name}`."
+        )
     try:
         waveform = decode(path, spec.sample_rate_hz)
         if transform is not None:
@@ -104,7 +113,23 @@ def embed_file(
         clip = DecodedClip(waveform, "")
     except AudioError as error:
         clip = DecodedClip(None, str(error))
-    kept = FrameSpec(spec.representations, "float32") if frames else None
+    return _embedded(path, clip, encoder, frames=frames)
+
+
+def embed_text(utterance_id: str, text: str, encoder: Encoder) -> FileEmbedding:
+    """Embed one text.
+
+    Args:
+        utterance_id: stands where a recording has its path.
+        text: what was said.
+        encoder: an encoder of text.
+    """
+    (clip,) = token_clips([text], [""], encoder)
+    return _embedded(Path(utterance_id), clip, encoder, frames=False)
+
+
+def _embedded(path: Path, clip: DecodedClip, encoder: Encoder, *, frames: bool) -> FileEmbedding:
+    kept = FrameSpec(encoder.spec.representations, "float32") if frames else None
     made = encode_clips([clip], encoder, frames=kept)
     own = {name: rows[0] for name, rows in (made.frames or {}).items()} if not made.failure[0] else {}
     return FileEmbedding(

@@ -20,7 +20,7 @@ from pipelines.errors import AudioError, ConfigError, FailuresError
 from pipelines.extraction.blocks import Block
 from pipelines.store.embeddings import DONE, BlockResult, StoreWriter
 
-__all__ = ["BlockSink", "FailureLimit", "parse_max_failures"]
+__all__ = ["BlockSink", "FailureLimit", "check_root", "parse_max_failures"]
 
 
 def parse_max_failures(text: str, total: int) -> int:
@@ -104,6 +104,7 @@ class BlockSink:
         manifest: the corpus.
         failures: counts failed recordings.
         written: called with (block index, utterance id to reason) when a block is in the store, from the thread that wrote it.
+        recordings: whether rows are made of recordings, whose folder may be gone, rather than of texts.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class BlockSink:
         manifest: Manifest,
         failures: FailureLimit,
         written: Callable[[int, Mapping[str, str]], None] | None = None,
+        recordings: bool = True,
     ) -> None:
         self._writer = writer
         self._manifest = manifest
@@ -120,9 +122,12 @@ class BlockSink:
         self._written = written
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
         self._pending: tuple[Mapping[str, str], Future[None]] | None = None
-        known = np.flatnonzero(writer.store.status == DONE)
         # A recording that could be used: it tells broken files from a folder that is gone.
-        self._witness = manifest.audio_paths(range(known[0], known[0] + 1))[0] if len(known) else None
+        self._witness: Path | None = None
+        self._recordings = recordings
+        known = np.flatnonzero(writer.store.status == DONE)
+        if recordings and len(known):
+            self._witness = manifest.audio_paths(range(known[0], known[0] + 1))[0]
 
     def __enter__(self) -> BlockSink:
         return self
@@ -142,12 +147,12 @@ class BlockSink:
             FailuresError: too many recordings failed.
             StorageError: an earlier block could not be written.
         """
-        if np.isnan(result.duration_s).all():
-            self._check_root(result.failure)
+        if self._recordings and np.isnan(result.duration_s).all():
+            check_root(self._manifest, self._witness, result.failure)
         self._finish()
         failed = {name: reason for name, reason in zip(block.utterance_ids, result.failure, strict=True) if reason}
         self._pending = (failed, self._thread.submit(self._write, block.index, result, failed))
-        if self._witness is None:
+        if self._witness is None and self._recordings:
             usable = (path for path, reason in zip(block.paths, result.failure, strict=True) if not reason)
             self._witness = next(usable, None)
 
@@ -165,21 +170,30 @@ class BlockSink:
         if self._written is not None:
             self._written(index, failed)
 
-    def _check_root(self, reasons: Sequence[str]) -> None:
-        """Of a block, nothing can be decoded: are these recordings broken, or has the whole corpus gone?
 
-        Failures are kept in the store, so a folder that is not mounted must not be taken for broken files.
-        """
-        count, root, witness = len(reasons), self._manifest.root, self._witness
-        if witness is None:
-            raise AudioError(
-                f"None of the first {count} recordings can be used. The first one: {reasons[0]} Check --data-root: it is {root}."
-            )
-        if not _is_file(witness):
-            raise AudioError(
-                f"None of the next {count} recordings can be used, and {witness}, which could be, is not there any more. Check"
-                f" --data-root, and that the disk is still mounted: it is {root}. The same command goes on from here."
-            )
+def check_root(manifest: Manifest, witness: Path | None, reasons: Sequence[str]) -> None:
+    """Of a block, nothing can be decoded: are these recordings broken, or has the whole corpus gone?
+
+    Failures are kept in the store, so a folder that is not mounted must not be taken for broken files.
+
+    Args:
+        manifest: the corpus, with its root.
+        witness: a recording that could be used; None if none was so far.
+        reasons: why each recording of the block could not.
+
+    Raises:
+        AudioError: the folder has gone, or it is the first block and nothing in it can be used.
+    """
+    count, root = len(reasons), manifest.root
+    if witness is None:
+        raise AudioError(
+            f"None of the first {count} recordings can be used. The first one: {reasons[0]} Check --data-root: it is {root}."
+        )
+    if not _is_file(witness):
+        raise AudioError(
+            f"None of the next {count} recordings can be used, and {witness}, which could be, is not there any more. Check"
+            f" --data-root, and that the disk is still mounted: it is {root}. The same command goes on from here."
+        )
 
 
 def _is_file(path: Path) -> bool:

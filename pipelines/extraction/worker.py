@@ -4,6 +4,9 @@ A recording that cannot be used fails alone, with its reason; the others of its 
 ``longest_s`` are encoded in overlapping windows (``pipelines.encoders.windows``), which go into batches like clips; their
 pooled values are combined, their frames joined.
 
+Texts go the same way, their tokens in place of samples (``pipelines.extraction.texts``). What is said here of seconds of audio
+means tokens then.
+
 A block is encoded in groups of at most ``GROUP_S`` seconds of audio, so that memory is bounded whatever lies in a block. Groups
 and batches depend on the recordings alone: a block that is done again, anywhere, is batched as before and gives the same bits.
 
@@ -38,12 +41,26 @@ from pipelines.extraction.batching import plan_batches
 from pipelines.extraction.blocks import Block, make_blocks
 from pipelines.extraction.decoding import DecodeAhead, DecodedClip, DecodeSettings
 from pipelines.extraction.pooling import combine_windows, pool_frames
+from pipelines.extraction.texts import CorpusTexts
 from pipelines.store.embeddings import BlockResult, FrameSpec
 
-__all__ = ["BATCH_S", "GROUP_S", "BatchLimit", "Work", "encode_clips", "run_batches", "run_blocks"]
+__all__ = [
+    "BATCH_S",
+    "BATCH_TOKENS",
+    "GROUP_S",
+    "BatchLimit",
+    "Work",
+    "encode_clips",
+    "run_batches",
+    "run_blocks",
+    "token_clips",
+]
 
 BATCH_S = {"cpu": 16.0, "cuda": 128.0}
 """Seconds of audio per batch, padding included, by kind of device. On a CPU as many batches as cores are in memory."""
+
+BATCH_TOKENS = {"cpu": 2048, "cuda": 65_536}
+"""Tokens per batch of texts, padding included."""
 
 GROUP_S = 3600.0
 """Seconds of decoded audio that are batched together; a recording is never divided, so a single one may be longer."""
@@ -62,6 +79,7 @@ class Work:
         distortion: the condition; None for clean.
         frames: which frames are kept beside the pooled values, and how; None for none.
         decode_workers: processes that decode; None for what suits the device (threads on a CPU, all cores beside a GPU).
+        texts: what is encoded instead of the recordings, where the encoder takes texts.
     """
 
     manifest: Manifest = field(repr=False)
@@ -69,13 +87,23 @@ class Work:
     distortion: Distortion | None = None
     frames: FrameSpec | None = None
     decode_workers: int | None = None
+    texts: CorpusTexts | None = None
 
 
 @dataclass
 class BatchLimit:
-    """Seconds of audio per batch; halved where memory runs out."""
+    """Seconds of audio, or tokens, per batch; halved where memory runs out."""
 
     seconds: float
+
+
+def _batch_limit(encoder: Encoder) -> BatchLimit:
+    return BatchLimit((BATCH_TOKENS if encoder.spec.takes_text else BATCH_S)[encoder.device.type])
+
+
+def _rate(encoder: Encoder) -> int:
+    """Samples per second; of text, whose samples are tokens and count themselves, 1."""
+    return encoder.spec.sample_rate_hz or 1
 
 
 def run_batches(
@@ -126,16 +154,17 @@ def _halving(
             if not _is_out_of_memory(error):
                 raise
             if len(batch) == 1:
+                unit = "tokens" if encoder.spec.takes_text else "s"
                 raise DeviceError(
-                    f"The memory of {encoder.device} does not hold one recording of {encoder.longest_s:.0f} s or less encoded by"
-                    f" {encoder.spec.name}. Free memory there (other processes?), or use `--device cpu` or a smaller model."
+                    f"The memory of {encoder.device} does not hold one recording of {encoder.longest_s:.0f} {unit} or less encoded"
+                    f" by {encoder.spec.name}. Free memory there (other processes?), or use `--device cpu` or a smaller model."
                     " Whatever was finished is kept."
                 ) from error
             exhausted = True
         if exhausted:  # outside the handler, whose traceback holds on to the tensors of the failed attempt
             if encoder.device.type == "cuda":
                 torch.cuda.empty_cache()
-            tried_s = max(lengths[position] for position in batch) * len(batch) / encoder.spec.sample_rate_hz
+            tried_s = max(lengths[position] for position in batch) * len(batch) / _rate(encoder)
             limit.seconds = min(limit.seconds, tried_s / 2)
             middle = len(batch) // 2
             attempt(batch[:middle])
@@ -164,10 +193,10 @@ def encode_clips(
     limit: BatchLimit | None = None,
     done: Callable[[int, float], None] | None = None,
 ) -> BlockResult:
-    """Encode and pool recordings.
+    """Encode and pool recordings, or texts.
 
     Args:
-        clips: n decoded recordings.
+        clips: n decoded recordings, or texts as tokens.
         encoder: the frozen model.
         frames: which frames to keep beside the pooled values.
         limit: seconds of audio per batch; that of the device unless given.
@@ -177,8 +206,8 @@ def encode_clips(
         n rows; NaN and a reason where a recording failed or its embedding is not finite.
     """
     spec = encoder.spec
-    limit = limit or BatchLimit(BATCH_S[encoder.device.type])
-    waveforms = {row: torch.from_numpy(clip.waveform.samples) for row, clip in enumerate(clips) if clip.waveform}
+    limit, rate = limit or _batch_limit(encoder), _rate(encoder)
+    waveforms = {row: torch.from_numpy(clip.samples) for row, clip in enumerate(clips) if clip.samples is not None}
     items = [
         _Item(row, window) for row, waveform in waveforms.items() for window in plan_windows(encoder, len(waveform))
     ]
@@ -205,9 +234,9 @@ def encode_clips(
     def seconds(item: _Item) -> float:
         """Of the recording; what windows share counts once."""
         share = len(waveforms[item.row]) / encoded[item.row]
-        return share * item.num_samples / spec.sample_rate_hz
+        return share * item.num_samples / rate
 
-    batches = plan_batches(lengths, max_padded_samples=int(limit.seconds * spec.sample_rate_hz))
+    batches = plan_batches(lengths, max_padded_samples=int(limit.seconds * rate))
     waiting = Counter(item.row for item in items)
     encoded: Counter[int] = Counter()  # samples of all windows of a recording
     for item in items:
@@ -250,7 +279,7 @@ def _recordings(
     shape = (len(clips), *means.shape[1:])
     mean, std = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
     num_frames = np.zeros(len(clips), np.int32)
-    duration_s = np.array([clip.waveform.duration_s if clip.waveform else np.nan for clip in clips], np.float64)
+    duration_s = np.array([clip.duration_s for clip in clips], np.float64)
     failure = [clip.failure for clip in clips]
     names = wanted.representations if wanted is not None else ()
     frames = (
@@ -306,11 +335,14 @@ def run_blocks(
         DeviceError: not even one recording fits into memory.
         WorkerError: a decoding process died.
     """
+    if work.texts is not None:
+        yield from _run_text_blocks(work, work.texts, encoder, indices, done=done)
+        return
     settings = DecodeSettings(encoder.spec.sample_rate_hz, work.manifest.root or Path(), work.distortion)
     in_processes = work.decode_workers is not None or encoder.device.type != "cpu"
     workers = work.decode_workers or (min(16, os.cpu_count() or 1) if in_processes else _THREADS_AHEAD)
     blocks = make_blocks(work.manifest, block_rows=work.block_rows, indices=indices)
-    limit = BatchLimit(BATCH_S[encoder.device.type])
+    limit = _batch_limit(encoder)
     parts: list[BlockResult] = []
     group: list[DecodedClip] = []
     seconds, rows = 0.0, 0
@@ -329,6 +361,41 @@ def run_blocks(
             if rows == len(block.paths):
                 yield block, _joined(parts)
                 parts, rows = [], 0
+
+
+def token_clips(texts: Sequence[str | None], reasons: Sequence[str], encoder: Encoder) -> list[DecodedClip]:
+    """Texts as what an encoder of texts is given; None, no text, with the reason.
+
+    Raises:
+        TypeError: the encoder takes recordings.
+    """
+    tokenize: Callable[[str], torch.Tensor] | None = getattr(encoder, "tokenize", None)
+    if tokenize is None:
+        raise TypeError(f"{encoder.spec.name} takes no texts.")
+    return [
+        DecodedClip(None, reason) if text is None else DecodedClip(None, "", tokenize(text).numpy())
+        for text, reason in zip(texts, reasons, strict=True)
+    ]
+
+
+def _run_text_blocks(
+    work: Work,
+    texts: CorpusTexts,
+    encoder: Encoder,
+    indices: Iterable[int],
+    *,
+    done: Callable[[int, float], None] | None,
+) -> Iterator[tuple[Block, BlockResult]]:
+    """Blocks of texts; a block is small enough to be one group."""
+    limit = _batch_limit(encoder)
+    for block in make_blocks(work.manifest, block_rows=work.block_rows, indices=indices, recordings=False):
+        rows = slice(block.start, block.start + len(block.utterance_ids))
+        clips = token_clips(texts.texts[rows], texts.reasons[rows], encoder)
+        result = encode_clips(clips, encoder, frames=work.frames, limit=limit, done=done)
+        unusable = sum(clip.tokens is None for clip in clips)
+        if done is not None and unusable:
+            done(unusable, 0.0)
+        yield block, result
 
 
 def _joined(parts: Sequence[BlockResult]) -> BlockResult:

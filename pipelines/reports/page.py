@@ -17,52 +17,48 @@ colour blindness and in grey, and the number stands in every cell.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import pipelines
+from pipelines.evaluation.measures import Measure
 from pipelines.evaluation.statistics import Interval
 from pipelines.files import write_atomically
+from pipelines.fusion.catalogue import SINGLE
+from pipelines.reports.html import as_json, render, static_text
+from pipelines.reports.published import METRIC_NAMES, beside_run
 from pipelines.reports.reproduce import ordered_sources
-from pipelines.reports.run_data import CellData, RunData, in_points
+from pipelines.reports.run_data import CellData, RunData, in_units
+from pipelines.studies.answers import p_text
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
-
     from pipelines.reports.spaces import Pictures
 
-__all__ = ["HEAT_STEPS", "build_page", "contrast", "heat_colours", "write_page"]
+__all__ = ["HEAT_STEPS", "build_page", "contrast", "heat_colours", "heat_css", "write_page"]
 
 HEAT_STEPS = 12
 
 _LIGHT = ("#f4f8fc", "#08306b")
 _DARK = ("#172331", "#a9d4ff")
 
-_METRICS = (
-    {"key": "uar", "text": "UAR", "signed": False, "interval": True},
-    {"key": "accuracy", "text": "Accuracy", "signed": False, "interval": True},
-    {"key": "macro_f1", "text": "Macro-F1", "signed": False, "interval": True},
-    {"key": "gain", "text": "UAR above the better single representation", "signed": True, "interval": False},
-    {"key": "left_drop", "text": "UAR lost when the left input is shuffled", "signed": False, "interval": True},
-    {"key": "right_drop", "text": "UAR lost when the right input is shuffled", "signed": False, "interval": True},
-)
+_SCORE_NAMES = {"uar": "UAR", "accuracy": "Accuracy", "macro_f1": "Macro-F1"}
+_KINDS = {"ccc": "CCC", "pearson": "Pearson", "mae": "Absolute error"}
 
 _MOST_ROWS = 40  # of comparisons under an answer; the CSV has all
 _MOST_SPEAKERS = 200  # in the panel of a cell
 
+_DIMENSIONS_NOTE = (
+    "CCC: concordance correlation, population form; absolute errors on the corpus' own scale, the lower the better."
+)
+
 _LEGEND = (
     "† the score does not depend on one of the two inputs: shuffling it costs less than a point, not significantly."
-    " ↑ ↓ significantly better, worse than the better single representation. ‡ significantly better than logistic regression on the"
-    " same input."
+    " * what shuffling an input costs is significant (shown for what an input is worth, and of every cell below)."
+    " ↑ ↓ significantly better, worse than the better single representation. ‡ significantly better than {rung} on the same input."
     " (Paired tests over speakers, Holm-corrected over the table.)",
 )
 
@@ -76,38 +72,36 @@ def build_page(data: RunData, pictures: Pictures | None = None) -> str:
         data: the run.
         pictures: of the embedding spaces and of fused points; None where they are not asked for.
     """
-    from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
-    environment.filters["code"] = _code
-    template = environment.from_string(_static("page.html.jinja"))
-    script = _static("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     config = data.config
     speakers, utterances = len(set(data.speakers)), len(data.utterance_ids)
-    values = [cell.score.uar for cell in data.cells]
+    measure = data.measure
+    values = [cell.score.value for cell in data.cells if math.isfinite(cell.score.value)] or [0.0]
     low, high = min(values), max(values)
     fused = any(score.right for score in data.scores)
-    metrics = [kind for kind in _METRICS if fused or kind["key"] in ("uar", "accuracy", "macro_f1")]
+    metrics = _metrics(measure, fused)
+    unit = "per cent" if measure.factor == 100 else "between −1 and 1"
     kind_of_split = "speaker-independent" if config.get("speaker_independent", True) else "speaker-dependent"
     context: dict[str, Any] = {
         "version": config.get("hyfuse") or pipelines.__version__,
-        "script_hash": f"sha256-{digest}",
-        "style": Markup(_static("page.css") + _heat_css()),
-        "script": Markup(script),
-        "data": Markup(_json(_payload(data, metrics))),
+        "data": Markup(as_json(_payload(data, metrics))),
         "title": f"{config.get('corpus')}: {len(data.cells)} ways to recognise emotion compared",
-        "subtitle": f"{utterances} utterances, {speakers} speakers, {len(data.classes)} emotions; {config.get('protocol')},"
+        "measure": {"name": measure.name, "unit": measure.unit, "percent": " %" if measure.factor == 100 else ""},
+        "subtitle": f"{utterances} utterances, {speakers} speakers, {_what(data)}; {config.get('protocol')},"
         f" {kind_of_split}, {len(config.get('folds', ()))} folds, {len(config.get('seeds', ()))} seeds; run {data.run.path.name}",
         "warnings": data.warnings,
         "sections": _sections(data, pictures),
-        "answers": [_answer(answer) for answer in data.evidence.answers],
+        "answers": [_answer(answer, measure) for answer in data.evidence.answers],
+        "by_dimension": [
+            (name, [_answer(answer, measure.of(name)) for answer in answers])
+            for name, answers in data.evidence.by_dimension.items()
+        ],
         "remarks": [text for text in data.evidence.remarks if text.startswith("†")],
         "more_remarks": [text for text in data.evidence.remarks if not text.startswith("†")],
         "caveats": [text for text in data.evidence.caveats if text not in data.warnings],
         "metrics": metrics,
-        "caption": "UAR, per cent [95 % interval]; the stronger the colour, the higher.",
+        "caption": f"{measure.name}, {unit} [95 % interval]; the stronger the colour, the higher.",
         "corner": data.grid.corner,
         "columns": data.grid.columns,
         "rows": [
@@ -118,14 +112,22 @@ def build_page(data: RunData, pictures: Pictures | None = None) -> str:
             for line in data.grid.rows
         ],
         "steps": HEAT_STEPS,
-        "key_low": f"{100 * low:.1f}",
-        "key_high": f"{100 * high:.1f}",
-        "legend": _LEGEND if fused else (),
+        "key_low": measure.text(low),
+        "key_high": measure.text(high),
+        "legend": [
+            *(line.format(rung=measure.rung) for line in _LEGEND if fused),
+            *([_DIMENSIONS_NOTE] if measure.dimensions else ()),
+        ],
         **_ranking(data),
         "disks": [] if pictures is None else _disk_figures(pictures),
         "disk_note": "" if pictures is None else pictures.disk_note,
-        "spaces": [] if pictures is None else _space_figures(pictures),
+        "spaces": [] if pictures is None else _space_figures(pictures, data.group_kind),
+        "group_kind": data.group_kind,
+        "dimensions": data.run.dimensions,
+        "sampled": f"{len(data.sample)} of {utterances}",
         "spaces_note": "They were not asked for." if pictures is None else pictures.space_note,
+        "published": beside_run(data.run),
+        "metric_names": METRIC_NAMES,
         "notes": data.notes,
         "commands": data.commands,
         "sources": [
@@ -143,7 +145,7 @@ def build_page(data: RunData, pictures: Pictures | None = None) -> str:
         ],
         "settings": _settings(config),
     }  # fmt: skip
-    return template.render(context)
+    return render("page.html.jinja", context, style=static_text("page.css") + heat_css(), script=static_text("page.js"))
 
 
 def write_page(data: RunData, path: Path, pictures: Pictures | None = None) -> None:
@@ -155,35 +157,12 @@ def write_page(data: RunData, path: Path, pictures: Pictures | None = None) -> N
     write_atomically(path, build_page(data, pictures), option="--out")
 
 
-@cache
-def _static(name: str) -> str:
-    return files("pipelines.reports").joinpath("static", name).read_text(encoding="utf-8")
-
-
-def _json(value: object) -> str:
-    """JSON that can stand in a ``<script>`` element: no letter in it can end the element or begin a comment."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for letter in "<>&\u2028\u2029":
-        text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return text
-
-
-def _code(text: str) -> Markup:
-    """A sentence with what stands between backticks as code; everything is escaped."""
-    from markupsafe import Markup, escape
-
-    parts = [escape(part) for part in text.split("`")]
-    if len(parts) % 2 == 0:  # a backtick in somebody's name
-        return escape(text)
-    return Markup("").join(Markup(f"<code>{part}</code>") if place % 2 else part for place, part in enumerate(parts))
-
-
 def _sections(data: RunData, pictures: Pictures | None) -> list[tuple[str, str]]:
     sections = [("answers", "Answers")] if data.evidence.answers else []
     sections += [("table", "Table"), ("cell", "One cell"), ("ranking", "Ranking")]
     if pictures is not None and (pictures.disks or pictures.disk_note):
         sections.append(("disk", "Poincaré disk"))
-    return [*sections, ("spaces", "Embedding spaces"), ("provenance", "Provenance")]
+    return [*sections, ("spaces", "Embedding spaces"), ("published", "Published"), ("provenance", "Provenance")]
 
 
 def _number(value: float, digits: int = 5) -> float | None:
@@ -195,23 +174,57 @@ def _bounds(interval: Interval | None) -> list[float | None]:
     return [None, None] if interval is None else [_number(interval.low), _number(interval.high)]
 
 
-def _interval(interval: Interval) -> str:
-    return "" if math.isnan(interval.low) else f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+def _what(data: RunData) -> str:
+    """What was to be told."""
+    return ", ".join(data.run.dimensions) if data.run.dimensions else f"{len(data.classes)} emotions"
+
+
+def _metrics(measure: Measure, fused: bool) -> list[dict[str, Any]]:
+    """What the table can show: key of the value, text, and how it is written."""
+
+    def kind(key: str, text: str, *, signed: bool = False, interval: bool = True) -> dict[str, Any]:
+        written = {"factor": measure.factor, "digits": measure.digits}
+        return {"key": key, "text": text, "signed": signed, "interval": interval, **written}
+
+    found = []
+    for key in measure.metrics:
+        if measure.dimensions:
+            of, _, dimension = key.partition("_")
+            among = ", mean over the dimensions" if len(measure.dimensions) > 1 else ""
+            found.append(kind(key, f"{_KINDS[of]} of {dimension}" if dimension else f"{_KINDS[of]}{among}"))
+        else:
+            found.append(kind(key, _SCORE_NAMES[key]))
+    if not fused:
+        return found
+    lost = f"{measure.name} lost when the {{}} input is shuffled"
+    return [
+        *found,
+        kind("gain", f"{measure.name} above the better single representation", signed=True, interval=False),
+        kind("left_drop", lost.format("left")),
+        kind("right_drop", lost.format("right")),
+    ]
+
+
+def _interval(interval: Interval, measure: Measure) -> str:
+    bounds = f"[{measure.text(interval.low)}, {measure.text(interval.high)}]".replace("-", "−")
+    return "" if math.isnan(interval.low) else bounds
 
 
 def _entry(cell: CellData, index: int, low: float, high: float) -> dict[str, Any]:
-    share = (cell.score.uar - low) / (high - low) if high > low else 0.0
-    value, interval = f"{100 * cell.score.uar:.1f}{cell.marks}", _interval(cell.score.uar_interval)
+    score, measure = cell.score, cell.score.measure
+    share = (score.value - low) / (high - low) if high > low and math.isfinite(score.value) else 0.0
+    value = f"{measure.text(score.value)}{cell.marks}".replace("-", "−") if math.isfinite(score.value) else "–"
+    interval = _interval(score.interval, measure)
     return {
         "index": index,
         "step": min(HEAT_STEPS - 1, int(share * HEAT_STEPS)),
         "value": value,
         "interval": interval,
-        "label": f"{cell.title}: UAR {value} {interval}",
+        "label": f"{cell.title}: {measure.name} {value} {interval}",
     }
 
 
-def _answer(answer: Any) -> dict[str, Any]:
+def _answer(answer: Any, measure: Measure) -> dict[str, Any]:
     return {
         "css": _VERDICTS.get(answer.verdict, "open"),
         "question": answer.question,
@@ -223,7 +236,7 @@ def _answer(answer: Any) -> dict[str, Any]:
             {
                 "first": row.first,
                 "second": row.second,
-                "difference": in_points(row.difference),
+                "difference": in_units(row.difference, measure),
                 "p": "–" if math.isnan(row.p_holm) else f"{row.p_holm:.3f}",
             }
             for row in answer.evidence
@@ -233,36 +246,45 @@ def _answer(answer: Any) -> dict[str, Any]:
 
 def _ranking(data: RunData) -> dict[str, Any]:
     """Every cell with its interval on one scale."""
+    measure = data.measure
     bounds = [
         value
         for score in data.scores
-        for value in (score.uar, score.uar_interval.low, score.uar_interval.high)
+        for value in (score.value, score.interval.low, score.interval.high)
         if math.isfinite(value)
-    ]
+    ] or [0.0]
     low, high = math.floor(20 * min(bounds)) / 20, math.ceil(20 * max(bounds)) / 20
     span = (high - low) or 1.0
     lines = []
-    for cell in sorted(data.cells, key=lambda cell: -cell.score.uar):
-        score, interval = cell.score, cell.score.uar_interval
+    for cell in sorted(data.cells, key=lambda cell: -cell.score.value if math.isfinite(cell.score.value) else 9.0):
+        score, interval = cell.score, cell.score.interval
         known = math.isfinite(interval.low)
         lines.append(
             {
                 "title": cell.title,
                 "single": not score.right,
-                "at": f"{100 * (score.uar - low) / span:.1f}",
+                "at": f"{100 * (score.value - low) / span:.1f}" if math.isfinite(score.value) else "0",
                 "left": f"{100 * (interval.low - low) / span:.1f}" if known else "0",
                 "width": f"{100 * (interval.high - interval.low) / span:.1f}" if known else "",
-                "value": f"{100 * score.uar:.1f}{cell.marks} {_interval(interval)}",
+                "value": f"{measure.text(score.value)}{cell.marks}".replace("-", "−")
+                + f" {_interval(interval, measure)}",
             }
         )
-    return {"ranking": lines, "track_low": f"{100 * low:.0f}", "track_high": f"{100 * high:.0f}"}
+    ends = {"track_low": f"{measure.factor * low:.3g}", "track_high": f"{measure.factor * high:.3g}"}
+    return {"ranking": lines, **{name: text.replace("-", "−") for name, text in ends.items()}}
 
 
 def _payload(data: RunData, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the script shows, short: a big run has hundreds of cells."""
-    singles = {score.left: score.uar for score in data.scores if not score.right and score.fusion == "single"}
+    singles = {score.left: score.value for score in data.scores if not score.right and score.fusion == SINGLE}
+    measure = data.measure
     return {
         "classes": list(data.classes),
+        "dimensions": list(data.run.dimensions),
+        "truth": [[_number(value, 4) for value in values] for values in data.true_values],
+        "sample": list(data.sample),
+        "name": measure.name,
+        "unit": measure.unit,
         "metrics": list(metrics),
         "steps": HEAT_STEPS,
         "first": data.first,
@@ -273,9 +295,10 @@ def _payload(data: RunData, metrics: Sequence[Mapping[str, Any]]) -> dict[str, A
 def _cell(cell: CellData, singles: Mapping[str, float]) -> dict[str, Any]:
     score = cell.score
     alone = [singles[name] for name in (score.left, score.right) if name in singles]
-    gain = score.uar - max(alone) if score.right and len(alone) == 2 else math.nan
-    speakers = sorted(cell.speaker_recalls, key=lambda name: (cell.speaker_recalls[name], name))
-    facts = [["UAR, std over seeds", f"{100 * score.uar_seed_std:.1f}"]] if score.seeds > 1 else []
+    measure = score.measure
+    gain = score.value - max(alone) if score.right and len(alone) == 2 else math.nan
+    speakers = sorted(cell.speaker_scores, key=lambda name: (math.isnan(of := cell.speaker_scores[name]), of, name))
+    facts = [[f"{measure.name}, std over seeds", measure.text(score.seed_std)]] if score.seeds > 1 else []
     if math.isfinite(score.ece):
         facts.append(["Calibration (ECE)", f"{score.ece:.3f}"])
     return {
@@ -286,29 +309,28 @@ def _cell(cell: CellData, singles: Mapping[str, float]) -> dict[str, Any]:
         "remarks": list(cell.remarks),
         "n": f"{score.utterances} utterances, {len(score.speakers)} speakers, {score.folds} folds × {score.seeds} seeds",
         "values": {
-            "uar": _number(score.uar),
-            "accuracy": _number(score.accuracy),
-            "macro_f1": _number(score.macro_f1),
+            **{name: _number(estimate.value) for name, estimate in score.estimates.items()},
             "gain": _number(gain),
             "left_drop": _number(score.left_drop) if score.right else None,
             "right_drop": _number(score.right_drop),
         },
         "intervals": {
-            "uar": _bounds(score.uar_interval),
-            "accuracy": _bounds(score.accuracy_interval),
-            "macro_f1": _bounds(score.macro_f1_interval),
+            **{name: _bounds(estimate.interval) for name, estimate in score.estimates.items()},
             "left_drop": _bounds(score.left_drop_interval if score.right else None),
             "right_drop": _bounds(score.right_drop_interval),
         },
-        "left_note": _drop_note(score.left_drop_interval, score.left_drop_p),
-        "right_note": _drop_note(score.right_drop_interval, score.right_drop_p),
+        "left_note": _drop_note(score.left_drop_interval, score.left_drop_p, cell.drops.left_p_holm, measure),
+        "right_note": _drop_note(score.right_drop_interval, score.right_drop_p, cell.drops.right_p_holm, measure),
+        "stars": {"left_drop": cell.drops.left_mark, "right_drop": cell.drops.right_mark},
         "facts": facts,
         "recalls": [_number(value) for value in cell.recalls],
         "recall_intervals": [_bounds(interval) for interval in cell.recall_intervals],
+        "drops": {name: [_number(value) for value in score.drops[f"ccc_{name}"]] for name in score.dimensions if score.right},
+        "predicted": [[_number(value, 3) for value in values] for values in cell.predicted],
         "supports": [_number(value, 1) for value in cell.supports],
         "confusion": [[_number(value, 2) for value in row] for row in cell.confusion],
         "speakers": [
-            [name, _number(cell.speaker_recalls[name], 3), cell.speaker_supports[name]] for name in speakers[:_MOST_SPEAKERS]
+            [name, _number(cell.speaker_scores[name], 3), cell.speaker_supports[name]] for name in speakers[:_MOST_SPEAKERS]
         ],
         "curves": {
             name: {part: [_number(value, 4) for value in getattr(curve, part)] for part in ("mean", "low", "high")}
@@ -321,12 +343,13 @@ def _cell(cell: CellData, singles: Mapping[str, float]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _drop_note(interval: Interval | None, p: float) -> str:
+def _drop_note(interval: Interval | None, p: float, p_holm: float, measure: Measure) -> str:
     """Interval and p of what shuffling costs, as changes: the cost with its sign turned."""
     if interval is None or math.isnan(interval.low):
         return ""
-    chance = "" if math.isnan(p) else (", p < 0.001" if p < 0.001 else f", p = {p:.3f}")
-    return f"[{-100 * interval.high:.1f}, {-100 * interval.low:.1f}]{chance}"
+    chance = "" if math.isnan(p) else f", {p_text(p)}"
+    corrected = "" if math.isnan(p_holm) else f"; over the table {p_text(p_holm)}"
+    return f"[{measure.change(-interval.high)}, {measure.change(-interval.low)}]{chance}{corrected}"
 
 
 def _settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -346,7 +369,7 @@ def _plain(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _space_figures(pictures: Pictures) -> list[dict[str, Any]]:
+def _space_figures(pictures: Pictures, kind: str) -> list[dict[str, Any]]:
     from markupsafe import Markup
 
     from pipelines.reports.plots import inline_svg, plot_space
@@ -354,7 +377,7 @@ def _space_figures(pictures: Pictures) -> list[dict[str, Any]]:
     figures = []
     for place, space in enumerate(pictures.spaces):
         for by in ("emotion", "speaker"):
-            title = f"{space.encoder}, {space.representation}, by {by}"
+            title = f"{space.encoder}, {space.representation}, by {kind if by == 'emotion' else by}"
             svg = inline_svg(
                 plot_space(space, by=by), prefix=f"space-{place}-{by}", title=title, description=space.description
             )
@@ -408,7 +431,9 @@ def heat_colours(theme: str) -> list[tuple[str, str]]:
     return steps
 
 
-def _heat_css() -> str:
+def heat_css() -> str:
+    """Rules for the classes ``h0``, ``h1``, … of the steps, and ``hnone`` for no number, in both themes."""
+
     def rules(theme: str) -> str:
         return "".join(
             f".h{step}{{background:{background};color:{text}}}"

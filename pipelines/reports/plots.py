@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from pipelines.evaluation.measures import Measure
     from pipelines.evaluation.results import CellScore
     from pipelines.reports.run_data import Curve, Grid, RunData
     from pipelines.reports.spaces import Disk, Space
@@ -39,7 +40,11 @@ __all__ = [
     "COLOURS",
     "FIGURE_FORMATS",
     "MARKERS",
+    "PLOT_WIDTH",
+    "axis_name",
     "inline_svg",
+    "new_figure",
+    "plot_agreement",
     "plot_confusion",
     "plot_curves",
     "plot_disk",
@@ -47,9 +52,11 @@ __all__ = [
     "plot_shuffles",
     "plot_space",
     "plot_speakers",
+    "plot_style",
     "plot_table",
     "save_figure",
     "save_figures",
+    "shorten",
 ]
 
 FIGURE_FORMATS = ("png", "svg", "pdf")
@@ -59,7 +66,9 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#9
 
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*", "<", ">", "p", "h")
 
-_WIDTH = 4.2  # inches; about the width of a phone and of a column
+PLOT_WIDTH = 4.2
+"""Inches; about the width of a phone and of a column."""
+
 _DPI = 300
 _LEGEND_MOST = 12
 _RANKED_MOST = 40
@@ -79,6 +88,7 @@ _STYLE: Any = {
     "legend.fontsize": 8,
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
+    "hatch.linewidth": 0.5,
 }
 
 _SVG = "http://www.w3.org/2000/svg"
@@ -87,7 +97,8 @@ _INK = "#010203"  # what is to be the colour of the page's text; a colour that n
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def plot_style() -> Iterator[None]:
+    """Fonts, lines and reproducible ids of all figures."""
     import matplotlib
 
     with matplotlib.rc_context(rc=_STYLE), warnings.catch_warnings():
@@ -96,14 +107,21 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _figure(width: float = _WIDTH, height: float = 3.6) -> Figure:
+def new_figure(width: float = PLOT_WIDTH, height: float = 3.6) -> Figure:
+    """An empty figure; sizes in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _short(text: str, most: int = 34) -> str:
+def shorten(text: str, most: int = 34) -> str:
+    """Text with an ellipsis where it is longer than ``most`` letters."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def axis_name(measure: Measure) -> str:
+    """Of a score's axis: ``UAR %``, ``CCC``."""
+    return f"{measure.name} %" if measure.factor == 100 else measure.name
 
 
 def plot_space(space: Space, *, by: str = "emotion") -> Figure:
@@ -114,8 +132,8 @@ def plot_space(space: Space, *, by: str = "emotion") -> Figure:
         by: ``emotion`` or ``speaker``: what colour and marker mean.
     """
     groups, names = (space.labels, space.classes) if by == "emotion" else (space.speaker_index, space.speakers)
-    with _style():
-        figure = _figure()
+    with plot_style():
+        figure = new_figure()
         axes = figure.add_subplot()
         _scatter(axes, space.points, groups, names)
         axes.set_xlabel(f"component 1 ({100 * space.explained[0]:.0f} % of variance)")
@@ -130,8 +148,8 @@ def plot_disk(disk: Disk) -> Figure:
     """Fused points of one head in the Poincaré disk, by class; circles at hyperbolic distance 1, 2 and 3 from the origin."""
     from matplotlib.patches import Circle
 
-    with _style():
-        figure = _figure(height=4.6)
+    with plot_style():
+        figure = new_figure(height=4.6)
         axes = figure.add_subplot()
         axes.set_aspect("equal")
         axes.axis("off")
@@ -165,7 +183,7 @@ def _scatter(axes: Axes, points: Any, groups: Any, names: Sequence[str]) -> None
             markeredgecolor=_INK,
             markeredgewidth=0.25,
             alpha=0.85,
-            label=_short(names[index], 22),
+            label=shorten(names[index], 22),
         )
 
 
@@ -176,7 +194,7 @@ def _legend(figure: Figure, axes: Axes, names: Sequence[str], what: str) -> None
         )
         return
     handles, labels = axes.get_legend_handles_labels()
-    order = np.argsort([list(map(lambda name: _short(name, 22), names)).index(label) for label in labels])
+    order = np.argsort([list(map(lambda name: shorten(name, 22), names)).index(label) for label in labels])
     figure.legend(
         [handles[position] for position in order],
         [labels[position] for position in order],
@@ -188,16 +206,17 @@ def _legend(figure: Figure, axes: Axes, names: Sequence[str], what: str) -> None
 
 
 def plot_table(grid: Grid) -> Figure:
-    """The comparison as a heat map: pairs in rows, fusions and singles in columns, UAR in per cent in the cells."""
-    with _style():
+    """The comparison as a heat map: pairs in rows, fusions and singles in columns, UAR in per cent or CCC in the cells."""
+    measure = grid.scores[0].measure
+    with plot_style():
         rows, columns = len(grid.rows), len(grid.columns)
-        figure = _figure(width=2.4 + 0.85 * columns, height=1.1 + 0.32 * rows)
+        figure = new_figure(width=2.4 + 0.85 * columns, height=1.1 + 0.32 * rows)
         axes = figure.add_subplot()
         values = np.full((rows, columns), np.nan)
         for row, line in enumerate(grid.rows):
             for column, cell in enumerate(line.cells):
                 if cell is not None:
-                    values[row, column] = 100 * grid.scores[cell].uar
+                    values[row, column] = grid.scores[cell].value
         from matplotlib import colormaps
 
         image = axes.imshow(np.ma.masked_invalid(values), cmap=colormaps["Blues"], aspect="auto")
@@ -208,65 +227,74 @@ def plot_table(grid: Grid) -> Figure:
                     axes.text(column, row, "–", ha="center", va="center")
                     continue
                 share = (values[row, column] - low) / (high - low or 1.0)
-                text = f"{values[row, column]:.1f}{grid.marks[cell]}"
+                text = f"{measure.text(values[row, column])}{grid.marks[cell]}".replace("-", "−")
                 best = cell == grid.best
                 colour = "white" if share > 0.6 else "black"
                 axes.text(
                     column, row, text, ha="center", va="center", color=colour, fontweight="bold" if best else None
                 )
-        axes.set_xticks(range(columns), [_short(name, 22) for name in grid.columns], rotation=30, ha="left")
-        axes.set_yticks(range(rows), [_short(line.title) for line in grid.rows])
+        axes.set_xticks(range(columns), [shorten(name, 22) for name in grid.columns], rotation=30, ha="left")
+        axes.set_yticks(range(rows), [shorten(line.title) for line in grid.rows])
         axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
         axes.spines[:].set_visible(False)
-        figure.colorbar(image, label="UAR %", shrink=0.9)
+        bar = figure.colorbar(image, label=axis_name(measure), shrink=0.9)
+        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{measure.factor * value:g}")
     return figure
 
 
 def plot_intervals(scores: Sequence[CellScore], titles: Sequence[str]) -> Figure:
-    """UAR with 95 % interval of every cell (at most 40), best first; squares are single representations."""
-    order = sorted(range(len(scores)), key=lambda index: -scores[index].uar)[:_RANKED_MOST]
-    with _style():
-        figure = _figure(width=6.5, height=0.9 + 0.24 * len(order))
+    """UAR or CCC with 95 % interval of every cell (at most 40), best first; squares are single representations."""
+    order = sorted(range(len(scores)), key=lambda index: -scores[index].value)[:_RANKED_MOST]
+    factor = scores[0].measure.factor
+    with plot_style():
+        figure = new_figure(width=6.5, height=0.9 + 0.24 * len(order))
         axes = figure.add_subplot()
         for place, index in enumerate(order):
-            score, interval = scores[index], scores[index].uar_interval
+            score, interval = scores[index], scores[index].interval
             fused = bool(score.right)
             colour = COLOURS[0] if fused else COLOURS[3]
             if np.isfinite(interval.low):
-                axes.plot([100 * interval.low, 100 * interval.high], [place, place], color=colour, linewidth=1.4)
-            axes.plot([100 * score.uar], [place], marker="o" if fused else "s", color=colour, markersize=4.5)
-        axes.set_yticks(range(len(order)), [_short(titles[index], 60) for index in order])
+                ends = [factor * interval.low, factor * interval.high]
+                axes.plot(ends, [place, place], color=colour, linewidth=1.4)
+            axes.plot([factor * score.value], [place], marker="o" if fused else "s", color=colour, markersize=4.5)
+        axes.set_yticks(range(len(order)), [shorten(titles[index], 60) for index in order])
         axes.invert_yaxis()
-        axes.set_xlabel("UAR %, 95 % interval (bootstrap over speakers)")
+        axes.set_xlabel(f"{axis_name(scores[0].measure)}, 95 % interval (bootstrap over speakers)")
         axes.grid(axis="x", color="#d0d5dd", linewidth=0.5)
         axes.set_axisbelow(True)
     return figure
 
 
 def plot_shuffles(scores: Sequence[CellScore], titles: Sequence[str]) -> Figure:
-    """UAR of every fusion (at most 40, best first), and what is left of it with the left or the right input shuffled."""
+    """UAR or CCC of every fusion (at most 40, best first), and what is left of it with the left or the right input shuffled.
+
+    Filled triangles are significant drops (Holm over all drops of the table), empty ones are not.
+    """
+    from pipelines.reports.shuffles import corrected_drops
+
+    drops, factor = corrected_drops(scores), scores[0].measure.factor
     fused = [index for index in range(len(scores)) if scores[index].right]
-    order = sorted(fused, key=lambda index: -scores[index].uar)[:_RANKED_MOST]
-    with _style():
-        figure = _figure(width=6.5, height=1.2 + 0.24 * len(order))
+    order = sorted(fused, key=lambda index: -scores[index].value)[:_RANKED_MOST]
+    with plot_style():
+        figure = new_figure(width=6.5, height=1.2 + 0.24 * len(order))
         axes = figure.add_subplot()
         for place, index in enumerate(order):
             score = scores[index]
-            ends = [score.uar, score.uar - score.left_drop, score.uar - score.right_drop]
-            axes.plot([100 * min(ends), 100 * max(ends)], [place, place], color="#c5ccd6", linewidth=1.2, zorder=1)
+            ends = [factor * (score.value - lost) for lost in (0.0, score.left_drop, score.right_drop)]
+            axes.plot([min(ends), max(ends)], [place, place], color="#c5ccd6", linewidth=1.2, zorder=1)
             kinds = (
-                ("o", COLOURS[0], "as it is"),
-                ("<", COLOURS[1], "left shuffled"),
-                (">", COLOURS[2], "right shuffled"),
+                ("o", COLOURS[0], "as it is", True),
+                ("<", COLOURS[1], "left shuffled", bool(drops[index].left_mark)),
+                (">", COLOURS[2], "right shuffled", bool(drops[index].right_mark)),
             )
-            for value, (marker, colour, label) in zip(ends, kinds, strict=True):
+            for value, (marker, colour, label, filled) in zip(ends, kinds, strict=True):
                 axes.plot(
-                    [100 * value], [place], linestyle="none", marker=marker, color=colour, markersize=5,
-                    label=label if place == 0 else None,
+                    [value], [place], linestyle="none", marker=marker, color=colour, markersize=5,
+                    markerfacecolor=colour if filled else "white", label=label if place == 0 else None,
                 )  # fmt: skip
-        axes.set_yticks(range(len(order)), [_short(titles[index], 60) for index in order])
+        axes.set_yticks(range(len(order)), [shorten(titles[index], 60) for index in order])
         axes.invert_yaxis()
-        axes.set_xlabel("UAR %")
+        axes.set_xlabel(f"{axis_name(scores[0].measure)}; empty where the drop is not significant")
         axes.grid(axis="x", color="#d0d5dd", linewidth=0.5)
         axes.set_axisbelow(True)
         if order:
@@ -280,10 +308,10 @@ def plot_confusion(score: CellScore, classes: Sequence[str], title: str) -> Figu
     totals = counts.sum(axis=1, keepdims=True)
     shares = 100 * np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
     size = 1.6 + 0.42 * len(classes)
-    with _style():
+    with plot_style():
         from matplotlib import colormaps
 
-        figure = _figure(width=max(_WIDTH, size), height=size)
+        figure = new_figure(width=max(PLOT_WIDTH, size), height=size)
         axes = figure.add_subplot()
         axes.imshow(shares, cmap=colormaps["Blues"], vmin=0, vmax=100)
         for row in range(len(classes)):
@@ -291,12 +319,12 @@ def plot_confusion(score: CellScore, classes: Sequence[str], title: str) -> Figu
                 value = shares[row, column]
                 axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8,
                           color="white" if value > 60 else "black")  # fmt: skip
-        names = [_short(name, 16) for name in classes]
+        names = [shorten(name, 16) for name in classes]
         axes.set_xticks(range(len(classes)), names, rotation=45, ha="right")
         axes.set_yticks(range(len(classes)), names)
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")
-        axes.set_title(_short(title, 60), loc="left")
+        axes.set_title(shorten(title, 60), loc="left")
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
     return figure
@@ -305,8 +333,8 @@ def plot_confusion(score: CellScore, classes: Sequence[str], title: str) -> Figu
 def plot_curves(curves: Mapping[str, Curve], title: str) -> Figure:
     """Learning curves of a cell: mean over its heads, range of the heads as a band; one panel per quantity."""
     names = list(curves)
-    with _style():
-        figure = _figure(width=6.5, height=0.4 + 1.6 * -(-len(names) // 2))
+    with plot_style():
+        figure = new_figure(width=6.5, height=0.4 + 1.6 * -(-len(names) // 2))
         for place, name in enumerate(names):
             axes = figure.add_subplot(-(-len(names) // 2), 2, place + 1)
             curve = curves[name]
@@ -315,23 +343,56 @@ def plot_curves(curves: Mapping[str, Curve], title: str) -> Figure:
             axes.plot(epochs, curve.mean, color=COLOURS[0], linewidth=1.4)
             axes.set_title(name.replace("_", " "), loc="left")
             axes.set_xlabel("epoch")
-        figure.suptitle(_short(title, 70), x=0.02, ha="left", fontsize=9)
+        figure.suptitle(shorten(title, 70), x=0.02, ha="left", fontsize=9)
     return figure
 
 
-def plot_speakers(recalls: Mapping[str, float], title: str) -> Figure:
-    """Mean recall of a cell per speaker, worst first (at most 60)."""
-    order = sorted(recalls, key=lambda name: (recalls[name], name))[:60]
-    with _style():
-        figure = _figure(height=0.9 + 0.2 * len(order))
+def plot_agreement(truth: Any, predicted: Any, dimensions: Sequence[str], title: str) -> Figure:
+    """True and predicted values of a cell, a panel per dimension; on the dashed line they are the same.
+
+    Args:
+        truth: [D, m].
+        predicted: [D, m].
+        dimensions: D names.
+        title: of the cell.
+    """
+    with plot_style():
+        figure = new_figure(width=max(PLOT_WIDTH, 2.4 * len(dimensions)), height=2.9)
+        for place, name in enumerate(dimensions):
+            axes = figure.add_subplot(1, len(dimensions), place + 1)
+            axes.plot(
+                truth[place],
+                predicted[place],
+                linestyle="none",
+                marker="o",
+                color=COLOURS[0],
+                markersize=2.6,
+                alpha=0.5,
+            )
+            both = np.concatenate([truth[place], predicted[place]])
+            ends = [float(np.nanmin(both)), float(np.nanmax(both))]
+            axes.plot(ends, ends, color="#8a94a3", linewidth=0.8, linestyle=(0, (4, 3)))
+            axes.set_xlabel(f"true {shorten(name, 20)}")
+            axes.set_ylabel("predicted" if place == 0 else "")
+            axes.set_aspect("equal", adjustable="datalim")
+        figure.suptitle(shorten(title, 60), x=0.02, ha="left", fontsize=9)
+    return figure
+
+
+def plot_speakers(scores: Mapping[str, float], title: str, measure: Measure) -> Figure:
+    """Mean recall or CCC of a cell per speaker, worst first (at most 60)."""
+    known = {name: measure.factor * value for name, value in scores.items() if np.isfinite(value)}
+    order = sorted(known, key=lambda name: (known[name], name))[:60]
+    with plot_style():
+        figure = new_figure(height=0.9 + 0.2 * len(order))
         axes = figure.add_subplot()
         for place, name in enumerate(order):
-            axes.plot([0, 100 * recalls[name]], [place, place], color="#c5ccd6", linewidth=1.0)
-            axes.plot([100 * recalls[name]], [place], marker="o", color=COLOURS[0], markersize=4.5)
-        axes.set_yticks(range(len(order)), [_short(name, 24) for name in order])
-        axes.set_xlim(0, 102)
-        axes.set_xlabel("mean recall %, over the classes a speaker has")
-        axes.set_title(_short(title, 60), loc="left")
+            axes.plot([0, known[name]], [place, place], color="#c5ccd6", linewidth=1.0)
+            axes.plot([known[name]], [place], marker="o", color=COLOURS[0], markersize=4.5)
+        axes.set_yticks(range(len(order)), [shorten(name, 24) for name in order])
+        axes.set_xlim(min([0.0, *known.values()]) * 1.02, measure.factor * 1.02)
+        axes.set_xlabel("mean recall %, over the classes a speaker has" if not measure.dimensions else measure.name)
+        axes.set_title(shorten(title, 60), loc="left")
         axes.grid(axis="x", color="#d0d5dd", linewidth=0.5)
         axes.set_axisbelow(True)
     return figure
@@ -339,7 +400,7 @@ def plot_speakers(recalls: Mapping[str, float], title: str) -> Figure:
 
 def _svg(figure: Figure) -> str:
     content = io.StringIO()
-    with _style():
+    with plot_style():
         figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return content.getvalue()
 
@@ -405,7 +466,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     # No dates: the same run gives the same bytes.
     metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None, "ModDate": None}}[kind]
     content = io.BytesIO()
-    with _style():
+    with plot_style():
         figure.savefig(content, format=kind, dpi=_DPI, metadata=metadata)
     write_atomically(path, content.getvalue(), option="--figures")
 
@@ -420,7 +481,7 @@ def save_figures(
 ) -> list[Path]:
     """Write every figure of a run for a paper.
 
-    The figures of a single cell (confusion, learning curves, speakers) are those of the best trained fusion.
+    The figures of a single cell (confusion or agreement, learning curves, speakers) are those of the best trained fusion.
 
     Args:
         data: the run.
@@ -443,9 +504,12 @@ def save_figures(
     figures: dict[str, Figure] = {
         "table": plot_table(data.grid),
         "intervals": plot_intervals(data.scores, data.titles),
-        "confusion": plot_confusion(cell.score, data.classes, cell.title),
-        "speakers": plot_speakers(cell.speaker_recalls, cell.title),
+        "speakers": plot_speakers(cell.speaker_scores, cell.title, data.measure),
     }
+    if data.run.dimensions:
+        figures["agreement"] = plot_agreement(data.true_values, cell.predicted, data.run.dimensions, cell.title)
+    else:
+        figures["confusion"] = plot_confusion(cell.score, data.classes, cell.title)
     if any(score.right for score in data.scores):
         figures["shuffles"] = plot_shuffles(data.scores, data.titles)
     if cell.curves:

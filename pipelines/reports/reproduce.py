@@ -1,8 +1,9 @@
-"""The commands that make a run again, written from its ``config.json``.
+"""The commands that make a run again, written from its ``config.json``: extraction, then ``compare``, ``train`` or ``tune``.
 
 Everything that decides a number is named, also where it is the default of this version: the corpus' classes, protocol, seeds,
 representations and the settings of training that differ from the recipe's. What cannot change a number (device, processes, folders)
-is left out. Words with blanks or other odd letters are quoted for a POSIX shell.
+is left out. Words with blanks or other odd letters are quoted for a POSIX shell. (A study says its command itself:
+``studies.outcome``.)
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pipelines.fusion.catalogue import FUSIONS, SINGLE, applicable_options
-from pipelines.training.grid import PAIRINGS, pair_up
-from pipelines.training.logistic import LOGISTIC
+from pipelines.training.grid import LINEAR, PAIRINGS, pair_up
 from pipelines.training.recipes import RECIPES
 
 __all__ = ["commands", "ordered_sources"]
@@ -23,7 +23,7 @@ _OPTIONS_OF_THEIR_OWN = ("epochs", "batch_size", "learning_rate", "class_weights
 
 
 def commands(config: Mapping[str, Any], run_name: str) -> tuple[str, ...]:
-    """Extraction, one command per kind of weights, then the comparison.
+    """Extraction, one command per kind of weights, then the comparison or the search.
 
     Args:
         config: content of ``config.json``.
@@ -56,12 +56,22 @@ def _compare(config: Mapping[str, Any], run_name: str) -> list[str]:
     sources = ordered_sources(config)
     recipe = RECIPES.get(str(config.get("recipe", "")), next(iter(RECIPES.values())))
     pairs = list(dict.fromkeys((cell["left"], cell["right"]) for cell in cells if cell["right"]))
-    fusions = list(dict.fromkeys(cell["fusion"] for cell in cells if cell["right"] and cell["fusion"] != LOGISTIC))
-    words = ["hyfuse", *_verb(sources, pairs, fusions), "--corpus", str(config["corpus"])]
+    fusions = list(
+        dict.fromkeys(cell["fusion"] for cell in cells if cell["right"] and cell["fusion"] not in LINEAR.values())
+    )
+    tuning: Mapping[str, Any] = config.get("tuning") or {}
+    verb = _tune(cells[0], tuning) if tuning else _verb(sources, pairs, fusions)
+    words = ["hyfuse", *verb, "--corpus", str(config["corpus"])]
     words += ["--recipe", recipe.name, "--protocol", str(config["protocol"]), "--seeds", str(len(config["seeds"]))]
     for name, source in sources.items():
         words += ["--representation", f"{name}={source['representation']}"]
-    words += ["--pool", str(config["pool"]), "--classes", ",".join(config["classes"])]
+    words += ["--pool", str(config["pool"])]
+    if config.get("target", "emotion") == "dimensions":
+        words += ["--target", "dimensions", "--dimensions", ",".join(config["dimensions"])]
+    else:
+        words += ["--classes", ",".join(config["classes"])]
+        labels = str(config.get("labels", "hard"))
+        words += [] if labels == "hard" else ["--labels", labels]
     words += [] if config["condition"] == "clean" else ["--condition", str(config["condition"])]
     both = False
     for fusion in (SINGLE, *fusions):
@@ -92,6 +102,15 @@ def _verb(
         if set(pair_up(families, pairing)) == set(pairs):
             return ["compare", "--models", " ".join(sources), "--fusions", ",".join(fusions), "--pairs", pairing]
     return ["train", "--pair", *pairs[0], "--fusion", fusions[0]]
+
+
+def _tune(cell: Mapping[str, Any], tuning: Mapping[str, Any]) -> list[str]:
+    """``tune`` of the cell. What is searched is named, also where it is all that can be: a later version may search more."""
+    what = ["--pair", cell["left"], cell["right"], "--fusion", cell["fusion"]]
+    words = ["tune", *(what if cell["right"] else ["--single", cell["left"]])]
+    for name in ("trials", "inner_folds", "inner_seeds"):
+        words += [f"--{name.replace('_', '-')}", str(tuning[name])]
+    return [*words, "--search", ",".join(tuning["space"])]
 
 
 def _options(

@@ -4,9 +4,11 @@ A *grid* arranges the cells as one matrix: pairs in rows; the single representat
 two pairs the other way round). A single stands beside every pair that it is part of. Numbers are those of ``evaluation`` and
 ``studies.answers``; here they are only put in order.
 
-Recall of a class is pooled over folds and averaged over seeds, its interval drawn over speakers. The score of a speaker is the
-mean recall over the classes that this speaker has (a speaker who lacks a class has no recall there), averaged over seeds. A
-learning curve is the mean over all heads of a cell (folds and seeds) with the smallest and the largest of them.
+What decides is the target's score (``evaluation.measures``): UAR, or the mean CCC over dimensions. Recall of a class is pooled
+over folds and averaged over seeds, its interval drawn over speakers. The score of a speaker is the mean recall over the classes
+that this speaker has (a speaker who lacks a class has no recall there), or the speaker's own CCC, averaged over seeds. A learning
+curve is the mean over all heads of a cell (folds and seeds) with the smallest and the largest of them. True and predicted values
+of dimensions are shown for a sample of utterances, the same for all cells, predictions as their mean over seeds.
 """
 
 from __future__ import annotations
@@ -22,15 +24,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.errors import RunError
+from pipelines.evaluation.measures import Measure
 from pipelines.evaluation.results import CellScore
 from pipelines.evaluation.runs import Run, read_run
 from pipelines.evaluation.statistics import Difference, Interval, Metric, bootstrap_intervals, speaker_values
+from pipelines.fusion.catalogue import SINGLE
 from pipelines.reports.reproduce import commands
+from pipelines.reports.shuffles import Drops, corrected_drops
 from pipelines.studies.answers import CellEvidence, Evidence, p_text, weigh_run
-from pipelines.training.logistic import LOGISTIC
-from pipelines.training.metrics import uar_of
+from pipelines.training.grid import LINEAR
+from pipelines.training.metrics import SUMS
 
-__all__ = ["CellData", "Curve", "Grid", "Line", "RunData", "in_points", "read_run_data"]
+__all__ = ["MOST_VALUES", "CellData", "Curve", "Grid", "Line", "RunData", "in_units", "read_run_data"]
+
+MOST_VALUES = 300
+"""Utterances whose true and predicted values are shown."""
 
 _FEW_PAIRS = 3  # below, the pairs are the columns: a table that is read downwards, also on a phone
 
@@ -57,16 +66,18 @@ class CellData:
     Attributes:
         title: unique within the run.
         score: its scores, with confusion matrices by speaker and seed.
-        recalls: per class, NaN where no utterance has it.
+        recalls: per class, NaN where no utterance has it; empty where the target is dimensions, as are the next three.
         recall_intervals: per class.
         supports: utterances per class.
         confusion: float64 [C, C], true classes in rows, mean count over seeds.
-        speaker_recalls: speaker to mean recall.
+        predicted: float64 [D, m], mean over seeds of what was predicted for the run's sample; empty where the target is emotion.
+        speaker_scores: speaker to mean recall, or mean CCC.
         speaker_supports: speaker to number of utterances.
         curves: quantity to curve; quantities that were never measured are left out.
         layer_weights: side to (layer to learned weight), mean over heads; empty where layers were not weighted.
         marks: of the table († an input is not used, …).
         remarks: sentences about the cell: what it was tested against, and how that ended.
+        drops: whether what shuffling an input costs is significant.
     """
 
     title: str
@@ -75,12 +86,14 @@ class CellData:
     recall_intervals: tuple[Interval, ...]
     supports: NDArray[np.float64]
     confusion: NDArray[np.float64]
-    speaker_recalls: Mapping[str, float]
+    predicted: NDArray[np.float64]
+    speaker_scores: Mapping[str, float]
     speaker_supports: Mapping[str, int]
     curves: Mapping[str, Curve]
     layer_weights: Mapping[str, Mapping[str, float]]
     marks: str
     remarks: tuple[str, ...]
+    drops: Drops
 
 
 @dataclass(frozen=True)
@@ -106,7 +119,7 @@ class Grid:
         columns: titles.
         scores: of all cells.
         marks: of all cells.
-        best: position of the cell with the best UAR.
+        best: position of the cell with the best score.
     """
 
     corner: str
@@ -126,12 +139,19 @@ class RunData:
         evidence: what the scores say, weighed.
         cells: in the order of the run.
         grid: the same as a matrix.
+        sample: m utterances of which true and predicted values are shown; none where the target is emotion.
     """
 
     run: Run
     evidence: Evidence
     cells: tuple[CellData, ...] = field(repr=False)
     grid: Grid = field(repr=False)
+    sample: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def measure(self) -> Measure:
+        """How cells are judged."""
+        return self.run.measure
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -141,19 +161,43 @@ class RunData:
     @property
     def first(self) -> int:
         """Position of the cell that is shown first, and alone in figures: the best trained fusion, or else the best."""
-        heads = [index for index, score in enumerate(self.scores) if score.right and score.fusion != LOGISTIC]
-        return max(heads, key=lambda index: (self.scores[index].uar, -index), default=self.grid.best)
+        heads = [
+            index for index, score in enumerate(self.scores) if score.right and score.fusion not in LINEAR.values()
+        ]
+        return max(heads, key=lambda index: (self.scores[index].value, -index), default=self.grid.best)
 
     @cached_property
     def utterance_ids(self) -> tuple[str, ...]:
         """n tested utterances, sorted."""
-        return tuple(sorted(self.run.labels))
+        return tuple(sorted(self.run.speakers))
+
+    @property
+    def group_kind(self) -> str:
+        """What colours of points mean: ``emotion``, or thirds of a dimension."""
+        return f"{self.run.dimensions[0]} in thirds" if self.run.dimensions else "emotion"
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """The classes; for dimensions, thirds of the first one."""
+        if not self.run.dimensions:
+            return tuple(self.run.classes)
+        return tuple(f"{level} {self.run.dimensions[0]}" for level in ("low", "middle", "high"))
 
     @cached_property
-    def labels(self) -> NDArray[np.int64]:
-        """int64 [n], positions in ``classes``."""
+    def groups(self) -> NDArray[np.int64]:
+        """int64 [n], positions in ``group_names``."""
+        if self.run.dimensions:
+            values = np.array([self.run.values[name][0] for name in self.utterance_ids])
+            thirds: NDArray[np.int64] = np.digitize(values, np.quantile(values, [1 / 3, 2 / 3])).astype(np.int64)
+            return thirds
         place = {name: index for index, name in enumerate(self.classes)}
         return np.array([place[self.run.labels[name]] for name in self.utterance_ids], dtype=np.int64)
+
+    @cached_property
+    def true_values(self) -> NDArray[np.float64]:
+        """float64 [D, m], of the sample."""
+        values = [self.run.values[name] for name in self.sample]
+        return np.array(values, dtype=np.float64).reshape(len(values), len(self.run.dimensions)).T
 
     @property
     def speakers(self) -> tuple[str, ...]:
@@ -162,7 +206,7 @@ class RunData:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """C names."""
+        """C names; none where the target is dimensions."""
         return tuple(self.run.classes)
 
     @property
@@ -210,34 +254,78 @@ def read_run_data(run_dir: Path) -> RunData:
     rows: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in run.rows:
         rows[str(row.get("cell", ""))].append(row)
+    sample = _sample(run)
+    predicted = _predicted(run, sample)
     cells = tuple(
-        _cell(score, weighed.marks, _remarks(weighed), rows[score.cell], run.classes)
-        for score, weighed in zip(run.scores, evidence.cells, strict=True)
+        _cell(score, weighed, rows[score.cell], run, drops, predicted.get(score.cell, np.zeros((0, 0))))
+        for score, weighed, drops in zip(run.scores, evidence.cells, corrected_drops(run.scores), strict=True)
     )
-    return RunData(run=run, evidence=evidence, cells=cells, grid=_grid(cells))
+    return RunData(run=run, evidence=evidence, cells=cells, grid=_grid(cells), sample=sample)
+
+
+def _sample(run: Run) -> tuple[str, ...]:
+    """At most :data:`MOST_VALUES` utterances that every cell was tested on, evenly spread over the sorted ids."""
+    if not run.dimensions:
+        return ()
+    shared = sorted(frozenset.intersection(*set(run.tested.values())))
+    step = max(1.0, len(shared) / MOST_VALUES)
+    return tuple(shared[int(place * step)] for place in range(min(len(shared), MOST_VALUES)))
+
+
+def _predicted(run: Run, sample: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """Cell to predicted values of the sample, [D, m], mean over seeds."""
+    if not sample:
+        return {}
+    import pandas as pd
+
+    path = run.path / "predictions.parquet"
+    columns = [f"predicted_{name}" for name in run.dimensions]
+    try:
+        table = pd.read_parquet(path, columns=["cell", "utterance_id", *columns])
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}). Run the same command again.") from error
+    table = table[table["utterance_id"].isin(set(sample))]
+    means = table.groupby(["cell", "utterance_id"], observed=True, sort=False)[columns].mean()
+    return {
+        str(cell): part.droplevel("cell").loc[list(sample)].to_numpy(dtype=np.float64).T
+        for cell, part in means.groupby(level="cell", observed=True)
+    }
 
 
 def _cell(
-    score: CellScore, marks: str, remarks: tuple[str, ...], rows: Sequence[Mapping[str, Any]], classes: Sequence[str]
+    score: CellScore,
+    weighed: CellEvidence,
+    rows: Sequence[Mapping[str, Any]],
+    run: Run,
+    drops: Drops,
+    predicted: NDArray[np.float64],
 ) -> CellData:
-    pooled = score.counts.sum(axis=0)  # pooled is [S, C, C]
-    confusion = pooled.mean(axis=0)
-    recalls = {name: _recall_of(index) for index, name in enumerate(classes)}
-    speakers = dict(zip(score.speakers, speaker_values(score.counts, uar_of).tolist(), strict=True))
-    supports = score.counts.sum(axis=(2, 3)).mean(axis=1)
+    recalls: dict[str, Metric] = {}
+    confusion = np.zeros((0, 0))
+    if run.dimensions:
+        supports = score.tallies[:, 0, 0, SUMS.index("n")]
+    else:
+        recalls = {name: _recall_of(index) for index, name in enumerate(run.classes)}
+        confusion = score.tallies.sum(axis=0).mean(axis=0)
+        supports = score.tallies.sum(axis=(2, 3)).mean(axis=1)
+    pooled = score.tallies.sum(axis=0)
     return CellData(
         title=score.cell,
         score=score,
         recalls=np.array([float(recall(pooled).mean()) for recall in recalls.values()]),
-        recall_intervals=tuple(bootstrap_intervals(score.counts, recalls).values()),
+        recall_intervals=tuple(bootstrap_intervals(score.tallies, recalls).values()) if recalls else (),
         supports=confusion.sum(axis=1),
         confusion=confusion,
-        speaker_recalls=speakers,
+        predicted=predicted,
+        speaker_scores=dict(
+            zip(score.speakers, speaker_values(score.tallies, run.measure.metric).tolist(), strict=True)
+        ),
         speaker_supports=dict(zip(score.speakers, supports.round().astype(int).tolist(), strict=True)),
         curves=_curves(rows),
         layer_weights=_layer_weights(rows),
-        marks=marks,
-        remarks=remarks,
+        marks=weighed.marks,
+        remarks=_remarks(weighed, run.measure),
+        drops=drops,
     )
 
 
@@ -283,8 +371,8 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
 
 def _place_of_curve(name: str) -> tuple[int, str]:
     """What is learned comes first, then what happens inside the heads, then the clipping."""
-    first = ("train_loss", "validation_uar", "validation_loss")
-    return (first.index(name) if name in first else 4 if name == "gradient_clipped" else 3, name)
+    first = ("train_loss", "validation_uar", "validation_ccc", "validation_loss")
+    return (first.index(name) if name in first else 5 if name == "gradient_clipped" else 4, name)
 
 
 def _layer_weights(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -305,8 +393,10 @@ def _layer_weights(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, flo
 
 def _grid(cells: Sequence[CellData]) -> Grid:
     scores = tuple(cell.score for cell in cells)
-    singles = {(score.left, score.fusion): index for index, score in enumerate(scores) if not score.right}
-    kinds = list(dict.fromkeys(score.fusion for score in scores if not score.right))
+    # Singles of one encoder may differ in their options, too, which stand in the title behind its name.
+    kind_of = {index: score.cell.removeprefix(score.left).strip() or SINGLE for index, score in enumerate(scores)}
+    singles = {(score.left, kind_of[index]): index for index, score in enumerate(scores) if not score.right}
+    kinds = list(dict.fromkeys(kind_of[index] for index, score in enumerate(scores) if not score.right))
     pairs: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
     for index, score in enumerate(scores):
         if score.right:
@@ -318,7 +408,7 @@ def _grid(cells: Sequence[CellData]) -> Grid:
     if pairs:
         columns = list(dict.fromkeys(column for found in pairs.values() for column in found))
         titles = [
-            f"{side} alone" if kind == "single" else f"{side} alone, {kind}"
+            f"{side} alone" if kind == SINGLE else f"{side} alone, {kind}"
             for kind in kinds
             for side in ("left", "right")
         ]
@@ -340,10 +430,10 @@ def _grid(cells: Sequence[CellData]) -> Grid:
                 [Line(title, cells) for title, cells in zip(titles, turned, strict=True)],
             )
     else:
-        titles = ["alone" if kind == "single" else kind for kind in kinds]
+        titles = ["alone" if kind == SINGLE else kind for kind in kinds]
         names = list(dict.fromkeys(score.left for score in scores))
         rows = [Line(name, tuple(singles.get((name, kind)) for kind in kinds)) for name in names]
-    best = max(range(len(scores)), key=lambda index: (scores[index].uar, -index))
+    best = max(range(len(scores)), key=lambda index: (scores[index].value, -index))
     return Grid(
         corner=("Head" if len(pairs) < _FEW_PAIRS else "Pair") if pairs else "Representation",
         rows=tuple(rows),
@@ -354,27 +444,25 @@ def _grid(cells: Sequence[CellData]) -> Grid:
     )
 
 
-def _remarks(weighed: CellEvidence) -> tuple[str, ...]:
+def _remarks(weighed: CellEvidence, measure: Measure) -> tuple[str, ...]:
     """What a cell was tested against, as sentences."""
     sentences = []
-    for verdict in (weighed.against_single, weighed.against_logistic):
+    for verdict in (weighed.against_single, weighed.against_linear):
         if verdict is None:
             continue
         how = {1: "significantly better", -1: "significantly worse", 0: "not significantly different"}[
             verdict.significant
         ]
         sentences.append(
-            f"Against {verdict.other}: {in_points(verdict.difference)} points, {how}, {p_text(verdict.p_holm)}."
+            f"Against {verdict.other}: {in_units(verdict.difference, measure)} {measure.unit}, {how}, {p_text(verdict.p_holm)}."
         )
     for side in weighed.unused:
         sentences.append(f"† The score does not depend on the {side} input.")
     return tuple(sentences)
 
 
-def in_points(difference: Difference) -> str:
-    """A difference in points with its interval, as far as there is one."""
-    value, low, high = (
-        100 * number for number in (difference.value, difference.interval.low, difference.interval.high)
-    )
-    bounds = "" if math.isnan(low) else f" [{low:+.1f}, {high:+.1f}]"
-    return f"{value:+.1f}{bounds}".replace("-", "−")
+def in_units(difference: Difference, measure: Measure) -> str:
+    """A difference in points or CCC with its interval, as far as there is one."""
+    low, high = difference.interval.low, difference.interval.high
+    bounds = "" if math.isnan(low) else f" [{measure.change(low)}, {measure.change(high)}]"
+    return f"{measure.change(difference.value)}{bounds}"

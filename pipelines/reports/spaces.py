@@ -44,6 +44,8 @@ from pipelines.training.data import WEIGHTED, Source, read_source
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pipelines.training.grid import Cell
+
 __all__ = [
     "MOST_POINTS",
     "Disk",
@@ -230,7 +232,7 @@ def read_spaces(data: RunData, *, cache_dir: Location | None = None) -> list[Spa
     speakers = tuple(sorted(set(data.speakers)))
     place = {name: index for index, name in enumerate(speakers)}
     index = np.array([place[name] for name in data.speakers], dtype=np.int64)
-    labels = data.labels
+    labels = data.groups
     drawn = _sample(labels)
     of_heads = _mean_layer_weights(data)
     found = []
@@ -265,7 +267,7 @@ def read_spaces(data: RunData, *, cache_dir: Location | None = None) -> list[Spa
                 points=points[drawn],
                 explained=explained,
                 labels=labels[drawn],
-                classes=data.classes,
+                classes=data.group_names,
                 speaker_index=index[drawn],
                 speakers=speakers,
                 description=f"Two principal components of {source.dim} standardised features, with"
@@ -330,7 +332,7 @@ def _ball_cells(data: RunData) -> list[int]:
     in_ball = {name for name, spec in FUSIONS.items() if "curvature" in spec.options}
     return sorted(
         (index for index, cell in enumerate(data.cells) if cell.score.fusion in in_ball),
-        key=lambda index: -data.cells[index].score.uar,
+        key=lambda index: -data.cells[index].score.value,
     )
 
 
@@ -352,7 +354,7 @@ def read_disks(data: RunData, index: int, *, cache_dir: Location | None = None) 
 
     from pipelines.corpora.prepare import recall
     from pipelines.studies.pairs import ComparisonConfig, prepare, train_config
-    from pipelines.training.grid import Cell, make_job, run_jobs
+    from pipelines.training.grid import make_job, run_jobs
     from pipelines.training.trainer import TrainConfig
 
     config, score = data.config, data.cells[index].score
@@ -360,27 +362,38 @@ def read_disks(data: RunData, index: int, *, cache_dir: Location | None = None) 
         cache_dir = as_location(str(config["sources"][score.left]["path"])).parent.parent.parent
     seed = int(min(config["seeds"]))
     hyper_parameters = dict(config["hyper_parameters"])
+    learned: dict[str, Any] = {"classes": tuple(config["classes"])}
+    if data.run.dimensions:
+        learned = {"target": "dimensions", "dimensions": data.run.dimensions}
     asked = ComparisonConfig(
+        **learned,
+        labels=str(config.get("labels", "hard")),
         protocol=str(config["protocol"]),
         seeds=1,
         pool=str(config["pool"]),
         representations={name: str(config["sources"][name]["representation"]) for name in (score.left, score.right)},
-        classes=tuple(config["classes"]),
         condition=str(config["condition"]),
         selection=str(hyper_parameters["selection"]),
         train=TrainConfig.from_mapping(hyper_parameters),
     )
-    cell = Cell(score.left, score.right, score.fusion, _cell_options(config, score))
-    dataset, split = prepare(recall(cache_dir, str(config["corpus"])), [cell], config=asked, cache_dir=cache_dir)
-    job = make_job(dataset, split, cell, seeds=[seed], config=train_config(asked, split))
-    job = replace(job, tasks=job.tasks[:_MOST_FOLDS])
-    (result,) = run_jobs([job])
+    chosen = _made_with(data, score, seed)
+    cells = [cell for cell, _ in chosen.values()]
+    dataset, split = prepare(recall(cache_dir, str(config["corpus"])), cells[:1], config=asked, cache_dir=cache_dir)
+    results: list[Any] = []
+    for fold in split.folds[:_MOST_FOLDS]:
+        cell, settings = chosen[fold.name]
+        train = train_config(asked, split) if settings is None else TrainConfig.from_mapping(settings)
+        job = make_job(dataset, split, cell, seeds=[seed], config=train)
+        job = replace(job, tasks=tuple(task for task in job.tasks if task.fold == fold.name))
+        results += run_jobs([job])
+    job = results[0].job
     inputs = [_numbers(source, job.utterance_ids) for source in (job.left, job.right) if source is not None]
-    same = _same_scores(data, index, result)
+    same = all(_same_scores(data, index, result) for result in results)
+    group_of = dict(zip(data.utterance_ids, data.groups.tolist(), strict=True))
     disks = []
-    for head in result.heads:
+    for job, head in ((result.job, head) for result in results for head in result.heads):
         fused, c = fused_points(job, head, inputs)
-        labels = np.asarray(job.labels[head.task.test], dtype=np.int64)
+        labels = np.array([group_of[job.utterance_ids[row]] for row in head.task.test], dtype=np.int64)
         drawn = _sample(labels)
         norms = np.sqrt(c) * np.linalg.norm(fused, axis=1)
         ball = (
@@ -395,13 +408,14 @@ def read_disks(data: RunData, index: int, *, cache_dir: Location | None = None) 
                     fold=f"{head.task.fold}-{radius}",
                     points=points[drawn],
                     labels=labels[drawn],
-                    classes=data.classes,
+                    classes=data.group_names,
                     description=f"{ball}; {100 * share:.0f} % of the squared tangent length lies in the two directions drawn."
                     f" {said}",
                 )
             )
     note = (
-        f"Where the heads of {data.cells[index].title} (seed {seed}) put the utterances they were tested on, by emotion. The rim is"
+        f"Where the heads of {data.cells[index].title} (seed {seed}) put the utterances they were tested on, by"
+        f" {data.group_kind}. The rim is"
         " infinitely far away; dashed circles are at hyperbolic distance 1, 2 and 3 from the centre. Every head has a ball of its"
         " own, so disks of different folds are turned and mirrored against each other. The two directions drawn are those of"
         " greatest variance in the tangent space at the origin, found without labels."
@@ -412,17 +426,22 @@ def read_disks(data: RunData, index: int, *, cache_dir: Location | None = None) 
     )
 
 
-def _cell_options(config: Mapping[str, Any], score: CellScore) -> Mapping[str, object]:
-    """The options that a cell was asked for."""
+def _made_with(data: RunData, score: CellScore, seed: int) -> dict[str, tuple[Cell, Mapping[str, Any] | None]]:
+    """Fold to the cell and the settings that its head was trained with, from the result rows: a tuned run has others per fold."""
+    from pipelines.fusion.catalogue import applicable_options
     from pipelines.training.grid import Cell
 
-    for cell in config.get("cells", ()):
-        asked = Cell(cell["left"], cell["right"], cell["fusion"], cell["options"])
-        if asked.title == score.cell:
-            return dict(asked.options)
-    raise RunError(
-        f"config.json does not list the cell {score.cell!r} of the run. Run the same `hyfuse compare` command again."
-    )
+    found: dict[str, tuple[Cell, Mapping[str, Any] | None]] = {}
+    for row in data.run.rows:
+        if row["cell"] == score.cell and row["seed"] == seed:
+            options = applicable_options(score.fusion, row["options"])
+            cell = Cell(score.left, score.right, score.fusion, options)
+            found[str(row["fold"])] = cell, row.get("hyper_parameters")
+    if not found:
+        raise RunError(
+            f"results.jsonl has no row of the cell {score.cell!r} under seed {seed}. Run the same command again."
+        )
+    return found
 
 
 def _numbers(source: Source, utterance_ids: Sequence[str]) -> Tensor:
@@ -433,15 +452,19 @@ def _numbers(source: Source, utterance_ids: Sequence[str]) -> Tensor:
 
 def _same_scores(data: RunData, index: int, result: Any) -> bool:
     """Whether heads that were trained again score exactly as those of the run."""
-    from pipelines.training.metrics import unweighted_average_recall
+    from pipelines.evaluation.statistics import score, speaker_confusions, speaker_sums
 
-    title = data.cells[index].title
-    of_run = {(row["fold"], row["seed"]): row["metrics"]["uar"] for row in data.run.rows if row["cell"] == title}
-    classes = len(data.classes)
+    title, measure = data.cells[index].title, data.measure
+    of_run = {(row["fold"], row["seed"]): row["metrics"][measure.key] for row in data.run.rows if row["cell"] == title}
     for head in result.heads:
-        labels = result.job.labels[head.task.test]
-        uar = float(unweighted_average_recall(labels, head.test_probabilities.argmax(axis=1), classes))
-        if abs(uar - of_run.get((head.task.fold, head.task.seed), -1.0)) > 1e-9:
+        rows, together = head.task.test, [""] * len(head.task.test)
+        if data.run.dimensions:
+            tallies = speaker_sums(result.job.values[rows], head.test_outputs[None], together)
+        else:
+            predicted = head.test_outputs.argmax(axis=1)[None]
+            tallies = speaker_confusions(result.job.labels[rows], predicted, together, num_classes=len(data.classes))
+        before = of_run.get((head.task.fold, head.task.seed))
+        if before is None or not abs(score(tallies, measure.metric) - before) <= 1e-9:
             return False
     return True
 
@@ -480,7 +503,7 @@ def fused_points(job: Any, head: Any, inputs: Sequence[Tensor]) -> tuple[NDArray
         job.cell.fusion,
         left_dim=sides[0].shape[-1],
         right_dim=sides[1].shape[-1],
-        num_classes=len(job.classes),
+        num_classes=len(job.classes) or len(job.dimensions),
         head_seeds=[0],
         hidden_dim=config.hidden_dim,
         options=dict(job.description["options"]),

@@ -1,9 +1,11 @@
 """The comparison table: rows RLR, columns CBR, one block per head, singles on the margins, as text in three formats.
 
-Every cell shows UAR in per cent with its 95 % interval (over speakers), and accuracy and macro-F1 beside it; marks say what was
-tested (``studies.answers``): † a fusion that does not use one of its inputs, ↑ ↓ one that is significantly better or worse than
-the better of its single representations, ‡ a head that is significantly better than logistic regression. The best UAR of the
-whole table is bold. The singles beside logistic regression are logistic regressions themselves.
+Every cell shows UAR in per cent with its 95 % interval (over speakers), and accuracy and macro-F1 beside it; where the target is
+dimensions, the mean CCC with its interval, and the CCC of every dimension (of a single one, Pearson's correlation and the mean
+absolute error). Marks say what was tested (``studies.answers``): † a fusion that does not use one of its inputs, ↑ ↓ one that is
+significantly better or worse than the better of its single representations, ‡ a head that is significantly better than the linear
+rung (logistic or ridge regression). The best score of the whole table is bold. The singles beside a linear rung are linear
+themselves.
 
 Under the table stand the answers to the questions it was made for, then what it is about (corpus, protocol, speakers, seeds,
 weights); what a reader must know (random weights, a speaker-dependent protocol) stands there in words.
@@ -19,13 +21,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipelines.evaluation.measures import Measure, measure_of
 from pipelines.evaluation.results import CellScore
 from pipelines.evaluation.runs import Run
 from pipelines.files import write_atomically
 from pipelines.fusion.catalogue import SINGLE
+from pipelines.reports.shuffles import Drops, corrected_drops
 from pipelines.studies.answers import Answer, CellEvidence, Evidence, weigh_comparison, weigh_run
 from pipelines.studies.pairs import Comparison
-from pipelines.training.logistic import LOGISTIC
 
 __all__ = [
     "Block",
@@ -33,6 +36,7 @@ __all__ = [
     "Table",
     "build_run_table",
     "build_table",
+    "escape_latex",
     "to_csv",
     "to_latex",
     "to_markdown",
@@ -42,10 +46,10 @@ __all__ = [
 ALONE = "alone"
 
 _LEGEND = (
-    "Cells: UAR [95 % interval]; accuracy, macro-F1; UAR points lost when the left / the right input is shuffled among the test"
-    " utterances. * best UAR. † does not depend on one of its inputs (less than a point is lost, and nothing significant)."
-    " ↑ ↓ significantly better, worse than the better of its single representations. ‡ significantly better than logistic"
-    " regression on the same input. Significant: p < .05, Holm-corrected over the table."
+    "Cells: {score} [95 % interval], the best in bold; {others}; {lost} lost when the left / the right input is shuffled"
+    " among the test utterances, * if that is significant. † does not depend on one of its inputs (less than {least} is lost, and"
+    " nothing significant). ↑ ↓ significantly better, worse than the better of its single representations. ‡ significantly better"
+    " than {rung} on the same input. Significant: p < .05, Holm-corrected over the table."
 )
 
 
@@ -54,14 +58,15 @@ class Entry:
     """One cell of a block.
 
     Attributes:
-        uar: per cent with marks and interval; empty where nothing was computed.
-        others: accuracy and macro-F1.
-        drops: UAR points lost when the left and when the right input is shuffled; empty for a single representation.
-        best: whether this is the best UAR of the table.
-        marks: those in ``uar``, alone.
+        score: UAR in per cent, or mean CCC, with marks and interval; empty where nothing was computed.
+        others: accuracy and macro-F1, or the CCC of every dimension.
+        drops: what of the score is lost when the left and when the right input is shuffled, ``*`` if significant; empty for a
+            single representation.
+        best: whether this is the best score of the table.
+        marks: those in ``score``, alone.
     """
 
-    uar: str = ""
+    score: str = ""
     others: str = ""
     drops: str = ""
     best: bool = False
@@ -93,6 +98,7 @@ class Table:
         answers: to the questions that the table was made for.
         notes: what stands under the table, one sentence or list of facts each; the answers among them.
         warnings: what a reader must not overlook.
+        measure: how the cells are judged.
     """
 
     blocks: tuple[Block, ...]
@@ -100,6 +106,12 @@ class Table:
     answers: tuple[Answer, ...]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+    measure: Measure
+
+    @property
+    def heading(self) -> str:
+        """What the first line of an entry is: ``UAR % [95 % interval]``, ``CCC [95 % interval]``."""
+        return f"{self.measure.name}{' %' if self.measure.factor == 100 else ''} [95 % interval]"
 
     @property
     def scores(self) -> tuple[CellScore, ...]:
@@ -122,8 +134,11 @@ def build_run_table(run: Run) -> Table:
 
 def _table(evidence: Evidence, kinds: Mapping[str, str], notes: Sequence[str], warnings: Sequence[str]) -> Table:
     titles = {name: f"{name} ({kind})" for name, kind in kinds.items() if kind != "pretrained"}
-    best = max((cell.score.uar for cell in evidence.cells), default=0.0)
-    singles: dict[str, dict[str, CellEvidence]] = {SINGLE: {}, LOGISTIC: {}}
+    scores = [cell.score for cell in evidence.cells]
+    measure = scores[0].measure if scores else measure_of("emotion")
+    best = max((score.value for score in scores), default=0.0)
+    drops = {cell.score.cell: found for cell, found in zip(evidence.cells, corrected_drops(scores), strict=True)}
+    singles: dict[str, dict[str, CellEvidence]] = {SINGLE: {}, measure.linear: {}}
     heads: dict[str, dict[tuple[str, str], CellEvidence]] = {}
     for cell in evidence.cells:
         score = cell.score
@@ -134,13 +149,14 @@ def _table(evidence: Evidence, kinds: Mapping[str, str], notes: Sequence[str], w
             singles[score.fusion][score.left] = cell
     blocks = []
     for name, cells in heads.items():
-        alone = singles[LOGISTIC if next(iter(cells.values())).score.fusion == LOGISTIC else SINGLE]
+        linear = next(iter(cells.values())).score.fusion == measure.linear
+        alone = singles[measure.linear if linear else SINGLE]
         lefts = list(dict.fromkeys(left for left, _ in cells))
         rights = list(dict.fromkeys(right for _, right in cells))
         rows = [
             (
                 titles.get(left, left),
-                (*(_entry(cells.get((left, right)), best) for right in rights), _entry(alone.get(left), best)),
+                (*(_entry(cells.get((left, right)), best, drops) for right in rights), _entry(alone.get(left), best)),
             )
             for left in lefts
         ]
@@ -155,30 +171,63 @@ def _table(evidence: Evidence, kinds: Mapping[str, str], notes: Sequence[str], w
         ]
         named = tuple(ALONE if kind == SINGLE else kind for kind in columns)
         blocks.append(Block("single representations", named, tuple(rows)))
-        return Table(tuple(blocks), evidence.cells, evidence.answers, (*evidence.remarks, *notes), tuple(warnings))
+        under = (*evidence.remarks, *notes)
+        return Table(tuple(blocks), evidence.cells, evidence.answers, under, tuple(warnings), measure)
     said = [f"{answer.question} {answer.sentence}" for answer in evidence.answers]
-    under = (_LEGEND, *said, *evidence.remarks, *evidence.caveats, *notes)
-    return Table(tuple(blocks), evidence.cells, evidence.answers, under, tuple(warnings))
+    for name, answers in evidence.by_dimension.items():
+        # Of one dimension alone only what the paper is about; the rest is in `Evidence.by_dimension`.
+        said += [f"{name.capitalize()} alone: {answers[0].question} {answers[0].sentence}"]
+    under = (_legend(measure), *said, *evidence.remarks, *evidence.caveats, *notes)
+    return Table(tuple(blocks), evidence.cells, evidence.answers, under, tuple(warnings), measure)
 
 
-def _entry(cell: CellEvidence | None, best: float) -> Entry:
+def _legend(measure: Measure) -> str:
+    """What a cell shows and what its marks mean."""
+    if not measure.dimensions:
+        words = {"score": "UAR", "others": _beside(measure), "lost": "UAR points", "least": "a point"}
+    else:
+        score = "mean CCC over the dimensions" if len(measure.dimensions) > 1 else measure.name
+        words = {"score": score, "others": _beside(measure), "lost": "CCC", "least": measure.text(measure.unused_below)}
+    return _LEGEND.format(**words, rung=measure.rung)
+
+
+def _beside(measure: Measure) -> str:
+    """What stands beside the score of a cell."""
+    if not measure.dimensions:
+        return "accuracy, macro-F1"
+    return "CCC of each" if len(measure.dimensions) > 1 else "Pearson's correlation, mean absolute error"
+
+
+def _others(score: CellScore) -> str:
+    """What stands beside the score of a cell, in numbers."""
+    values, measure = {name: one.value for name, one in score.estimates.items()}, score.measure
+    if not score.dimensions:
+        return f"acc {measure.text(values['accuracy'])} · F1 {measure.text(values['macro_f1'])}"
+    if len(score.dimensions) > 1:
+        return " · ".join(f"{name} {measure.text(values[f'ccc_{name}'])}" for name in score.dimensions)
+    return f"Pearson {measure.text(values['pearson'])} · MAE {measure.text(values['mae'])}"
+
+
+def _entry(cell: CellEvidence | None, best: float, drops_of: Mapping[str, Drops] | None = None) -> Entry:
     if cell is None:
         return Entry()
-    score, interval = cell.score, cell.score.uar_interval
-    bounds = "–" if math.isnan(interval.low) else f"{100 * interval.low:.1f}, {100 * interval.high:.1f}"
-    drops = f"−{100 * score.left_drop:.1f} / −{100 * score.right_drop:.1f}".replace("−-", "+")
+    score, interval, text = cell.score, cell.score.interval, cell.score.measure.text
+    bounds = "–" if math.isnan(interval.low) else f"{text(interval.low)}, {text(interval.high)}"
+    tested = (drops_of or {}).get(score.cell, Drops())
+    drops = f"−{text(score.left_drop)}{tested.left_mark} / −{text(score.right_drop)}{tested.right_mark}"
     return Entry(
-        uar=f"{100 * score.uar:.1f}{cell.marks} [{bounds}]",
-        others=f"acc {100 * score.accuracy:.1f} · F1 {100 * score.macro_f1:.1f}",
-        drops=drops if score.right else "",
-        best=score.uar == best,
+        score=f"{text(score.value)}{cell.marks} [{bounds}]".replace("-", "−"),
+        others=_others(score).replace("-", "−"),
+        drops=drops.replace("−-", "+") if score.right else "",
+        best=score.value == best,
         marks=cell.marks,
     )
 
 
 def to_csv(table: Table) -> str:
-    """One line per cell, scores between 0 and 1, tests and diagnostics behind them; for other programs."""
-    rows = [_record(cell) for cell in table.cells]
+    """One line per cell, scores as fractions, tests and diagnostics behind them; for other programs."""
+    drops = corrected_drops([cell.score for cell in table.cells])
+    rows = [_record(cell, found) for cell, found in zip(table.cells, drops, strict=True)]
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -192,11 +241,12 @@ def _plain(value: object) -> object:
     return f"{value:.6f}" if isinstance(value, float) else value
 
 
-def _record(cell: CellEvidence) -> dict[str, Any]:
+def _record(cell: CellEvidence, drops: Drops) -> dict[str, Any]:
     """A cell as named numbers; what was not tested is empty, diagnostics come last."""
     record = cell.score.to_record()
     diagnostics = {name: record.pop(name) for name in list(record) if name.startswith("diagnostic_")}
-    for name, verdict in (("single", cell.against_single), ("logistic", cell.against_logistic)):
+    record |= {"left_drop_p_holm": drops.left_p_holm, "right_drop_p_holm": drops.right_p_holm}
+    for name, verdict in (("single", cell.against_single), (cell.score.measure.linear, cell.against_linear)):
         record |= {
             f"versus_{name}": verdict.other if verdict else "",
             f"versus_{name}_difference": verdict.difference.value if verdict else "",
@@ -213,7 +263,10 @@ def to_markdown(table: Table) -> str:
     """The blocks as GitHub tables, notes below."""
     parts = []
     for block in table.blocks:
-        lines = [f"**{block.title}** — UAR % [95 % interval], accuracy %, macro-F1 %", ""]
+        beside = _beside(table.measure) if table.measure.dimensions else "accuracy %, macro-F1 %"
+        lost = "CCC" if table.measure.dimensions else "UAR points"
+        shown = f"{table.heading}, {beside}, {lost} lost by shuffling left / right"
+        lines = [f"**{block.title}** — {shown}", ""]
         lines.append("| | " + " | ".join(block.columns) + " |")
         lines.append("|---" * (len(block.columns) + 1) + "|")
         for head, entries in block.rows:
@@ -225,20 +278,21 @@ def to_markdown(table: Table) -> str:
 
 
 def _markdown(entry: Entry) -> str:
-    if not entry.uar:
+    if not entry.score:
         return ""
-    uar = f"**{entry.uar}**" if entry.best else entry.uar
-    return "<br>".join(filter(None, (uar, entry.others, entry.drops)))
+    score = f"**{entry.score}**" if entry.best else entry.score
+    return "<br>".join(filter(None, (score, entry.others, entry.drops)))
 
 
 _LATEX: Mapping[str, str] = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "·": r"$\cdot$", "×": r"$\times$", "−": "$-$",
-    "†": r"$^\dagger$", "‡": r"$^\ddagger$", "↑": r"$^\uparrow$", "↓": r"$^\downarrow$", "<": "$<$", ">": "$>$",
+    "†": r"$^\dagger$", "‡": r"$^\ddagger$", "*": "$^*$", "↑": r"$^\uparrow$", "↓": r"$^\downarrow$", "<": "$<$", ">": "$>$",
 }  # fmt: skip
 
 
-def _escaped(text: str) -> str:
+def escape_latex(text: str) -> str:
+    """Text with what LaTeX would take for commands escaped, and marks as mathematics."""
     return "".join(_LATEX.get(letter, letter) for letter in text)
 
 
@@ -249,22 +303,25 @@ def to_latex(table: Table) -> str:
         lines = [
             r"\begin{tabular}{l" + "c" * len(block.columns) + "}",
             r"\toprule",
-            rf"\multicolumn{{{len(block.columns) + 1}}}{{l}}{{{_escaped(block.title)}: UAR \% [95\,\% interval]}} \\",
+            rf"\multicolumn{{{len(block.columns) + 1}}}{{l}}{{{escape_latex(f'{block.title}: {table.heading}')}}} \\",
             r"\midrule",
-            " & ".join(["", *map(_escaped, block.columns)]) + r" \\",
+            " & ".join(["", *map(escape_latex, block.columns)]) + r" \\",
             r"\midrule",
         ]
         for head, entries in block.rows:
-            cells = [rf"\textbf{{{_escaped(entry.uar)}}}" if entry.best else _escaped(entry.uar) for entry in entries]
-            lines.append(" & ".join([_escaped(head), *cells]) + r" \\")
+            cells = [
+                rf"\textbf{{{escape_latex(entry.score)}}}" if entry.best else escape_latex(entry.score)
+                for entry in entries
+            ]
+            lines.append(" & ".join([escape_latex(head), *cells]) + r" \\")
             for texts in ([entry.others for entry in entries], [entry.drops for entry in entries]):
-                small = [rf"{{\footnotesize {_escaped(text)}}}" if text else "" for text in texts]
+                small = [rf"{{\footnotesize {escape_latex(text)}}}" if text else "" for text in texts]
                 if any(small):
                     lines.append(" & ".join(["", *small]) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}"]
         parts.append("\n".join(lines))
-    closing = [rf"\par\textbf{{{_escaped(warning)}}}" for warning in table.warnings]
-    closing += [rf"\par {_escaped(note)}" for note in table.notes]
+    closing = [rf"\par\textbf{{{escape_latex(warning)}}}" for warning in table.warnings]
+    closing += [rf"\par {escape_latex(note)}" for note in table.notes]
     return "\n\n".join([*parts, "\n".join(closing)]) + "\n"
 
 

@@ -28,9 +28,10 @@ class Provenance:
         corpus: name of the corpus.
         manifest_digest: of the manifest whose rows the store holds, in that order.
         encoder: catalogue name.
-        family: RLR, CBR or LEX.
-        condition: what was done to the waveform, ``clean`` for nothing.
-        weights_kind: ``pretrained`` or ``random``.
+        family: RLR, CBR, LEX or DSP.
+        condition: what was done to the waveform, ``clean`` for nothing; of text, where it comes from
+            (``pipelines.store.transcripts``).
+        weights_kind: ``pretrained``, ``random``, ``imported``, or ``none`` where there are no weights.
         weights_source: repository, address or file.
         weights_revision: pinned revision, ``unverified``, or empty.
         weights_digest: sha256 of the parameters.
@@ -38,12 +39,14 @@ class Provenance:
         representations: names, in the order of the R axis.
         default_representation: what training uses unless told otherwise.
         dim: features D.
-        sample_rate_hz: rate the encoder was fed with.
+        sample_rate_hz: rate the encoder was fed with; 0 for text.
         resampler: library and quality.
         precision: arithmetic of the encoder.
         device: kind of device, ``cpu`` or ``cuda``.
         versions: library to version, of those that touch the numbers.
-        condition_digest: of what the condition's name does not say (noise recordings, seed); empty for ``clean``.
+        condition_digest: of what the condition's name does not say (noise recordings, seed), empty for ``clean``; of text, of all
+            the texts.
+        columns: ``group:name`` of the D features, where they mean something by themselves; empty otherwise, and then not written.
     """
 
     corpus: str
@@ -65,12 +68,16 @@ class Provenance:
     device: str
     versions: Mapping[str, str]
     condition_digest: str = ""
+    columns: tuple[str, ...] = ()
 
     def to_attributes(self) -> dict[str, Any]:
         """As Zarr attributes (JSON values only)."""
         attributes = asdict(self)
         attributes["representations"] = list(self.representations)
         attributes["versions"] = dict(sorted(self.versions.items()))
+        attributes["columns"] = list(self.columns)
+        if not self.columns:
+            del attributes["columns"]
         return {"schema_version": SCHEMA_VERSION, **attributes}
 
     @classmethod
@@ -85,7 +92,7 @@ class Provenance:
             StoreError: not a hyfuse store, or of another schema version.
         """
         schema = attributes.get("schema_version")
-        names = {item.name for item in fields(cls)}
+        names = {item.name for item in fields(cls)} - {"columns"}
         if schema != SCHEMA_VERSION or not names <= set(attributes):
             raise StoreError(
                 f"{origin} is not a store that this version of hyfuse reads: its schema version is {schema!r}, expected"
@@ -93,6 +100,7 @@ class Provenance:
             )
         values = {name: attributes[name] for name in names}
         values["representations"] = tuple(values["representations"])
+        values["columns"] = tuple(attributes.get("columns", ()))
         return cls(**values)
 
     def identity_digest(self) -> str:

@@ -6,7 +6,8 @@ were not computed is answered with "not measured" and the option that would meas
 
 Conventions (``docs/statistics.md`` has the reasons):
 
-* Every difference is in UAR, on the same utterances, over speakers and seeds (``statistics.paired_difference``).
+* Every difference is in UAR (where the target is dimensions: in mean CCC), on the same utterances, over speakers and seeds
+  (``statistics.paired_difference``). The questions are asked of every dimension, too.
 * Every question is a family of its own; its p-values are corrected after Holm within the family.
 * **Nothing is chosen on the data it is tested on.** A fusion beats "the best single" if it beats every one of its singles
   (``statistics.against_all``). The pairs that may be the best are those that no other pair beats, each compared with all others,
@@ -20,10 +21,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from pipelines.evaluation.measures import Measure
 from pipelines.evaluation.results import CellScore
 from pipelines.evaluation.runs import Run
 from pipelines.evaluation.statistics import (
@@ -36,11 +38,10 @@ from pipelines.evaluation.statistics import (
 )
 from pipelines.fusion.catalogue import FUSIONS, SINGLE
 from pipelines.studies.pairs import Comparison
-from pipelines.training.logistic import LOGISTIC
+from pipelines.training.grid import LINEAR
 
 __all__ = [
     "LEVEL",
-    "UNUSED_BELOW",
     "Answer",
     "CellEvidence",
     "Evidence",
@@ -56,9 +57,6 @@ __all__ = [
 
 LEVEL = 0.05
 """Chance of a single wrong "significant" within a family."""
-
-UNUSED_BELOW = 0.01
-"""UAR that shuffling an input must cost, or cost significantly, for the input to count as used."""
 
 _CONCAT = "concat"
 _NAMED = 5  # pairs named in a sentence
@@ -125,21 +123,21 @@ class CellEvidence:
     Attributes:
         score: the scores.
         against_single: a fusion against the better of its single representations; None where they were not computed.
-        against_logistic: a head against logistic regression on the same input; None where that was not computed.
+        against_linear: a head against the linear rung on the same input; None where that was not computed.
         unused: inputs (``left``, ``right``) on which the score of a fusion does not depend.
     """
 
     score: CellScore
     against_single: Verdict | None = None
-    against_logistic: Verdict | None = None
+    against_linear: Verdict | None = None
     unused: tuple[str, ...] = ()
 
     @property
     def marks(self) -> str:
-        """† an input is not used; ↑ or ↓ better or worse than the better single; ‡ better than logistic regression."""
+        """† an input is not used; ↑ or ↓ better or worse than the better single; ‡ better than the linear rung."""
         single = self.against_single.significant if self.against_single else 0
-        logistic = self.against_logistic.significant if self.against_logistic else 0
-        return "†" * bool(self.unused) + ("↑" if single > 0 else "↓" if single < 0 else "") + "‡" * (logistic > 0)
+        linear = self.against_linear.significant if self.against_linear else 0
+        return "†" * bool(self.unused) + ("↑" if single > 0 else "↓" if single < 0 else "") + "‡" * (linear > 0)
 
 
 @dataclass(frozen=True)
@@ -149,14 +147,16 @@ class Evidence:
     Attributes:
         cells: one per score, in their order.
         answers: to the four questions.
-        remarks: about heads: inputs that are not used, logistic regression that is not beaten.
+        remarks: about heads: inputs that are not used, a linear rung that is not beaten.
         caveats: what a reader of the answers must keep in mind; the power note first.
+        by_dimension: dimension to the answers for it alone; empty where the target is emotion or a single dimension.
     """
 
     cells: tuple[CellEvidence, ...]
     answers: tuple[Answer, ...]
     remarks: tuple[str, ...]
     caveats: tuple[str, ...]
+    by_dimension: Mapping[str, tuple[Answer, ...]] = field(default_factory=dict)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -209,51 +209,67 @@ def weigh(
     """
     if not scores:
         return Evidence((), (), (), ())
-    table = _Table(scores, families, resample([score.counts for score in scores]))
-    single, logistic = table.against_singles(), table.against_logistic()
+    tallies = [score.tallies for score in scores]
+    measure = scores[0].measure
+
+    def judged_by(one: Measure) -> _Table:
+        return _Table(scores, families, resample(tallies, one.metric), one)
+
+    table = judged_by(measure)
+    single, linear = table.against_singles(), table.against_linear()
     cells = tuple(
-        CellEvidence(score, single.get(position), logistic.get(position), _unused(score))
+        CellEvidence(score, single.get(position), linear.get(position), _unused(score))
         for position, score in enumerate(scores)
     )
     return Evidence(
         cells=cells,
-        answers=(
-            _fusion_or_single(table, single),
-            _hyperbolic_or_concat(table),
-            _best_pair(table),
-            _heterogeneous_or_homogeneous(table),
-        ),
-        remarks=tuple(_remarks(cells)),
+        answers=_answers(table, single),
+        remarks=tuple(_remarks(cells, measure)),
         caveats=tuple(_caveats(table, single, random, speaker_independent)),
+        by_dimension={
+            name: _answers(own, own.against_singles())
+            for name in (measure.dimensions if len(measure.dimensions) > 1 else ())
+            for own in [judged_by(measure.of(name))]
+        },
+    )
+
+
+def _answers(table: _Table, single: Mapping[int, Verdict]) -> tuple[Answer, ...]:
+    return (
+        _fusion_or_single(table, single),
+        _hyperbolic_or_concat(table),
+        _best_pair(table),
+        _heterogeneous_or_homogeneous(table),
     )
 
 
 def _unused(score: CellScore) -> tuple[str, ...]:
-    """Inputs whose shuffling costs less than a point and nothing that is significant.
+    """Inputs whose shuffling costs less than a point of UAR, or .01 of mean CCC, and nothing that is significant.
 
     Not corrected for the number of cells: correction would make it easier, not harder, to call an input unused.
     """
     if not score.right:
         return ()
     sides = (("left", score.left_drop, score.left_drop_p), ("right", score.right_drop, score.right_drop_p))
-    return tuple(name for name, drop, p in sides if drop < UNUSED_BELOW and not (drop > 0 and p < LEVEL))
+    return tuple(name for name, drop, p in sides if drop < score.measure.unused_below and not (drop > 0 and p < LEVEL))
 
 
 @dataclass(frozen=True)
 class _Table:
-    """The cells by what they are; cells are known by their position among the scores."""
+    """The cells by what they are, and how they are judged; cells are known by their position among the scores."""
 
     scores: Sequence[CellScore]
     families: Mapping[str, str]
     resampled: Resampled
+    measure: Measure
 
     def singles(self, kind: str) -> dict[str, int]:
-        """Encoder to its cell of a kind, ``single`` or ``logistic``."""
+        """Encoder to its cell of a kind, ``single`` or the linear rung."""
         return {one.left: at for at, one in enumerate(self.scores) if not one.right and one.fusion == kind}
 
     def fused(self) -> list[int]:
         """Fusions by a trained head."""
-        return [at for at, one in enumerate(self.scores) if one.right and one.fusion != LOGISTIC]
+        return [at for at, one in enumerate(self.scores) if one.right and one.fusion != self.measure.linear]
 
     def pairs(self) -> dict[tuple[str, str], list[int]]:
         """Pairs to their cells under the heads that all pairs have, so that means over cells compare."""
@@ -268,17 +284,19 @@ class _Table:
             {pair: [cells[name] for name in cells if name in shared] for pair, cells in heads.items()} if shared else {}
         )
 
-    def uar(self, cells: Sequence[int]) -> float:
-        return float(np.mean([self.scores[at].uar for at in cells]))
+    def value(self, *cells: int) -> float:
+        """Mean score of some cells."""
+        return float(np.mean([self.scores[at].estimates[self.measure.key].value for at in cells]))
 
     def against_singles(self) -> dict[int, Verdict]:
-        """Every fusion against the better of its own single representations; heads and logistic regression are two families."""
+        """Every fusion against the better of its own single representations; heads and the linear rung are two families."""
         found: dict[int, Verdict] = {}
-        for kind in (SINGLE, LOGISTIC):
+        rung = self.measure.linear
+        for kind in (SINGLE, rung):
             alone = self.singles(kind)
             family: dict[int, tuple[str, Difference]] = {}
             for at, one in enumerate(self.scores):
-                if one.right and (one.fusion == LOGISTIC) == (kind == LOGISTIC):
+                if one.right and (one.fusion == rung) == (kind == rung):
                     rivals = [name for name in (one.left, one.right) if name in alone]
                     if len(rivals) == len({one.left, one.right}):
                         differences = [self.resampled.difference([at], [alone[name]]) for name in rivals]
@@ -287,9 +305,10 @@ class _Table:
             found |= _corrected(family)
         return found
 
-    def against_logistic(self) -> dict[int, Verdict]:
-        """Every head against logistic regression on the same input."""
-        rung = {(one.left, one.right): at for at, one in enumerate(self.scores) if one.fusion == LOGISTIC}
+    def against_linear(self) -> dict[int, Verdict]:
+        """Every head against the linear rung on the same input."""
+        linear = self.measure.linear
+        rung = {(one.left, one.right): at for at, one in enumerate(self.scores) if one.fusion == linear}
         return _corrected(
             {
                 at: (
@@ -297,7 +316,7 @@ class _Table:
                     self.resampled.difference([at], [rung[one.left, one.right]]),
                 )
                 for at, one in enumerate(self.scores)
-                if one.fusion != LOGISTIC and (one.left, one.right) in rung
+                if one.fusion != linear and (one.left, one.right) in rung
             }
         )
 
@@ -324,7 +343,7 @@ def _fusion_or_single(table: _Table, single: Mapping[int, Verdict]) -> Answer:
     worse = [at for at, one in tested.items() if one.significant < 0]
     count = _counted(len(tested), "fused cell")
     if better:
-        best = max(better, key=lambda at: table.scores[at].uar)
+        best = max(better, key=table.value)
         sentence = (
             f"Yes: {len(better)} of {count} beat{'s' if len(better) == 1 else ''} both of {'its' if len(better) == 1 else 'their'}"
             f" single representations significantly; the best of them is {_against(table, best, tested[best])}"
@@ -360,7 +379,7 @@ def _over_all_singles(table: _Table) -> str:
     best = max(range(len(fused)), key=lambda position: found[position].value)
     return (
         f" {better or 'None'} of them beat{'s' if better < 2 else ''} every one of the table's {len(alone)} single"
-        f" representations; {table.scores[fused[best]].cell} is {_from(found[best], 'the best of these')},"
+        f" representations; {table.scores[fused[best]].cell} is {_from(table, found[best], 'the best of these')},"
         f" {p_text(adjusted[best])}."
     )
 
@@ -394,12 +413,14 @@ def _hyperbolic_or_concat(table: _Table) -> Answer:
     verdict = _decided(mean, p)
     of_name = [(one, corrected) for (of, _, one), corrected in zip(by_pair, of_pairs, strict=True) if of == name]
     over = f", averaged over {len(of_name)} pairs" if len(of_name) > 1 else ""
-    sentence = f"{_begin(verdict)}: {name} is {_from(mean, _CONCAT)}{over}, {p_text(p)}"
+    sentence = f"{_begin(verdict)}: {name} is {_from(table, mean, _CONCAT)}{over}, {p_text(p)}"
     if len(of_name) > 1:
         better, worse = (sum(sign * one.value > 0 and own < LEVEL for one, own in of_name) for sign in (1, -1))
         sentence += f"; significantly better on {better} of them, worse on {worse}"
     others = [
-        f"{other} {points(one.value)}, {p_text(adjusted[other])}" for other, one in means.items() if other != name
+        f"{other} {table.measure.change(one.value)}, {p_text(adjusted[other])}"
+        for other, one in means.items()
+        if other != name
     ]
     sentence += f". Other heads in the ball: {'; '.join(others)}" if others else ""
     rows = [
@@ -448,18 +469,21 @@ def _best_pair(table: _Table) -> Answer:
         return Answer(
             question, "not measured", "Not measured: there is a single test speaker, so nothing can be tested."
         )
-    ranked = sorted(names, key=lambda name: -table.uar(pairs[name]))
+    ranked = sorted(names, key=lambda name: -table.value(*pairs[name]))
     best = ranked[0]
     equals = [name for name in ranked[1:] if beaten[name] >= LEVEL]
     heads = len(pairs[best])
     over = f"mean of {heads} heads" if heads > 1 else table.scores[pairs[best][0]].fusion
     sentence = (
-        f"{'+'.join(best)} has the highest UAR ({100 * table.uar(pairs[best]):.1f} %, {over}) of {len(names)} pairs; "
+        f"{'+'.join(best)} has the highest {table.measure.name} ({table.measure.full(table.value(*pairs[best]))}, {over}) of"
+        f" {len(names)} pairs; "
     )
     if not equals:
         sentence += "all others are significantly below it"
     else:
-        listed = ", ".join(f"{'+'.join(name)} ({100 * table.uar(pairs[name]):.1f})" for name in equals[:_NAMED])
+        listed = ", ".join(
+            f"{'+'.join(name)} ({table.measure.text(table.value(*pairs[name]))})" for name in equals[:_NAMED]
+        )
         more = f" and {len(equals) - _NAMED} more" if len(equals) > _NAMED else ""
         whom = "none of the others can be told" if len(equals) == len(names) - 1 else f"{len(equals)} cannot be told"
         sentence += f"{whom} from the best at 95 % confidence: {listed}{more}"
@@ -494,12 +518,12 @@ def _heterogeneous_or_homogeneous(table: _Table) -> Answer:
     verdicts = {_decided(one, adjusted[kind]) for kind, one in means.items()}
     # To beat homogeneous pairs is to beat those of both families.
     verdict = verdicts.pop() if len(verdicts) == 1 and len(plain) == 2 else "no" if "no" in verdicts else "not shown"
-    parts = [f"{_from(one, kind)}, {p_text(adjusted[kind])}" for kind, one in means.items()]
+    parts = [f"{_from(table, one, kind)}, {p_text(adjusted[kind])}" for kind, one in means.items()]
     sentence = f"{_begin(verdict)}: on average RLR × CBR is {' and '.join(parts)}"
     sentence += "".join(f" ({kind} was not measured)" for kind in missing)
     homogeneous = [pair for some in plain.values() for pair in some]
     top = {
-        name: max(some, key=lambda pair: table.uar(pairs[pair]))
+        name: max(some, key=lambda pair: table.value(*pairs[pair]))
         for name, some in (("mixed", mixed), ("plain", homogeneous))
     }
     against = [
@@ -515,8 +539,8 @@ def _heterogeneous_or_homogeneous(table: _Table) -> Answer:
     best = table.resampled.difference(pairs[top["mixed"]], pairs[top["plain"]])
     other = f"the best homogeneous pair, {'+'.join(top['plain'])},"
     sentence += (
-        f"; the best heterogeneous pair, {'+'.join(top['mixed'])}, is {_from(best, other)} ({p_text(p)} for some heterogeneous"
-        " pair beating all homogeneous ones)"
+        f"; the best heterogeneous pair, {'+'.join(top['mixed'])}, is {_from(table, best, other)} ({p_text(p)} for some"
+        " heterogeneous pair beating all homogeneous ones)"
     )
     rows = [Row("RLR × CBR on average", f"{kind} on average", one, adjusted[kind]) for kind, one in means.items()]
     rows.append(Row("+".join(top["mixed"]), "+".join(top["plain"]), best, p))
@@ -538,7 +562,7 @@ def _decided(difference: Difference, p: float) -> str:
 # Remarks and caveats
 
 
-def _remarks(cells: Sequence[CellEvidence]) -> Iterable[str]:
+def _remarks(cells: Sequence[CellEvidence], measure: Measure) -> Iterable[str]:
     unused = [(cell, side) for cell in cells for side in cell.unused]
     if unused:
         listed = ", ".join(f"{cell.score.cell} ({getattr(cell.score, side)})" for cell, side in unused[:_NAMED])
@@ -546,8 +570,8 @@ def _remarks(cells: Sequence[CellEvidence]) -> Iterable[str]:
         yield f"† The score does not depend on one input, so nothing is fused: {listed}{more}."
     by_head: dict[str, list[Verdict]] = {}
     for cell in cells:
-        if cell.against_logistic is not None:
-            by_head.setdefault(cell.score.fusion, []).append(cell.against_logistic)
+        if cell.against_linear is not None:
+            by_head.setdefault(cell.score.fusion, []).append(cell.against_linear)
     for fusion, verdicts in by_head.items():
         better = sum(one.significant > 0 for one in verdicts)
         worse = sum(one.significant < 0 for one in verdicts)
@@ -555,39 +579,39 @@ def _remarks(cells: Sequence[CellEvidence]) -> Iterable[str]:
         inputs = f"{len(verdicts)} input{'s' if len(verdicts) > 1 else ''}"
         beats = "does not beat" if better == 0 else "against"
         yield (
-            f"{fusion} {beats} logistic regression on the same input: significantly better on {better} of {inputs}, worse on"
-            f" {worse}; mean difference {points(mean)} points."
+            f"{fusion} {beats} {measure.rung} on the same input: significantly better on {better} of {inputs}, worse on"
+            f" {worse}; mean difference {measure.change(mean)} {measure.unit}."
         )
 
 
 def _caveats(
     table: _Table, single: Mapping[int, Verdict], random: Sequence[str], speaker_independent: bool
 ) -> Iterable[str]:
-    speakers = len(table.scores[0].speakers)
+    speakers, measure = len(table.scores[0].speakers), table.measure
     if speakers < 2:
         yield "Power: there is a single test speaker, so no difference can be tested and no interval given."
-    spreads = [one.difference.spread for at, one in single.items() if table.scores[at].fusion != LOGISTIC]
+    spreads = [one.difference.spread for at, one in single.items() if table.scores[at].fusion != measure.linear]
     if speakers > 1 and spreads:
         spread = float(np.median(spreads))
         once = detectable_difference(spread, speakers, level=LEVEL)
         sentence = (
-            f"Power: with {speakers} speakers, differences between a fusion and its singles under {100 * once:.1f} points cannot be"
+            f"Power: with {speakers} speakers, differences between a fusion and its singles under {measure.amount(once)} cannot be"
             " seen"
         )
         if len(spreads) > 1:
             corrected = detectable_difference(spread, speakers, comparisons=len(spreads), level=LEVEL)
             sentence += (
-                f" in a single comparison, nor under {100 * corrected:.1f} points in the {len(spreads)} of this table"
+                f" in a single comparison, nor under {measure.amount(corrected)} in the {len(spreads)} of this table"
             )
         yield (
             f"{sentence}: a true one is missed more often than once in five times (speakers' differences spread by"
-            f" {100 * spread:.1f} points, median). Not shown is not the same as no difference."
+            f" {measure.amount(spread)}, median). Not shown is not the same as no difference."
         )
     yield (
         "Tests: paired, over speakers and seeds; p is corrected (Holm) within a question, not over all questions, nor over all"
         " tables that were looked at before this one. The best cell of a table flatters itself, being chosen by its test score."
     )
-    if any(one.seeds == 1 and one.fusion != LOGISTIC for one in table.scores):
+    if any(one.seeds == 1 and one.fusion not in LINEAR.values() for one in table.scores):
         yield "One seed: how much of a difference is the luck of a random start, is not in the intervals and p-values."
     if random:
         yield f"RANDOM weights ({', '.join(random)}): the answers say nothing about the pretrained encoders of that name."
@@ -615,17 +639,17 @@ def p_text(p: float) -> str:
     return "p < .001" if p < 0.001 else "p = 1" if p > 0.9995 else f"p = {p:.3f}".replace("0.", ".", 1)
 
 
-def _from(difference: Difference, other: str) -> str:
+def _from(table: _Table, difference: Difference, other: str) -> str:
     """``1.2 points above concat [−0.3, +2.7]``; the interval is that of the difference, with its sign."""
-    bounds = difference.interval
-    interval = "" if math.isnan(bounds.low) else f" [{points(bounds.low)}, {points(bounds.high)}]"
-    return f"{abs(100 * difference.value):.1f} points {'below' if difference.value < 0 else 'above'} {other}{interval}"
+    measure, bounds = table.measure, difference.interval
+    interval = "" if math.isnan(bounds.low) else f" [{measure.change(bounds.low)}, {measure.change(bounds.high)}]"
+    return f"{measure.amount(difference.value)} {'below' if difference.value < 0 else 'above'} {other}{interval}"
 
 
 def _against(table: _Table, at: int, verdict: Verdict) -> str:
-    score = table.scores[at]
     return (
-        f"{score.cell} ({100 * score.uar:.1f} %), {_from(verdict.difference, verdict.other)}, {p_text(verdict.p_holm)}"
+        f"{table.scores[at].cell} ({table.measure.full(table.value(at))}), {_from(table, verdict.difference, verdict.other)},"
+        f" {p_text(verdict.p_holm)}"
     )
 
 

@@ -21,14 +21,33 @@ import pipelines
 from pipelines.corpora.cards import Card, card_names, read_card
 from pipelines.corpora.leaks import check_split
 from pipelines.corpora.manifest import Manifest
-from pipelines.corpora.protocols import Split, make_split
-from pipelines.errors import ConfigError, StorageError
+from pipelines.corpora.protocols import Split
+from pipelines.errors import ConfigError, StorageError, unknown_name
 from pipelines.evaluation.results import CellScore, HeadRecord, RunFolder, score_cell
 from pipelines.files import TEMPORARY_PREFIX, take_lock, write_atomically
 from pipelines.locations import Location
-from pipelines.training.data import Dataset, default_classes, load_dataset
-from pipelines.training.grid import LOGISTIC, Cell, choose_device, code_digest, make_job, run_jobs
+from pipelines.training.data import (
+    TARGETS,
+    Dataset,
+    canonical_dimensions,
+    default_classes,
+    default_dimensions,
+    load_dataset,
+)
+from pipelines.training.folds import make_folds, stratified_by
+from pipelines.training.grid import (
+    LINEAR,
+    LOGISTIC,
+    RIDGE,
+    Cell,
+    choose_device,
+    code_digest,
+    make_job,
+    run_jobs,
+    told_apart,
+)
 from pipelines.training.logistic import PENALTY_C
+from pipelines.training.ridge import PENALTY
 from pipelines.training.trainer import TrainConfig
 
 __all__ = ["Comparison", "ComparisonConfig", "compare_cells"]
@@ -51,6 +70,9 @@ class ComparisonConfig:
             split, whose development part is there for that, and ``fixed`` otherwise.
         train: hyper-parameters of the heads, but for the selection.
         recipe: name of the recipe that ``train`` and the options of the cells began with; said in notes, decides nothing here.
+        target: what heads learn: ``emotion`` or ``dimensions``.
+        dimensions: which of arousal, valence and dominance (``activation`` is arousal); empty for all that the corpus has.
+        labels: what emotions are learned from: ``hard``, the labels, or ``soft``, the votes of the raters.
     """
 
     protocol: str = ""
@@ -63,8 +85,31 @@ class ComparisonConfig:
     selection: str = ""
     train: TrainConfig = field(default_factory=TrainConfig)
     recipe: str = "hyfuse"
+    target: str = "emotion"
+    dimensions: tuple[str, ...] = ()
+    labels: str = "hard"
 
     def __post_init__(self) -> None:
+        if self.target not in TARGETS:
+            raise unknown_name("target", self.target, TARGETS)
+        if self.labels not in ("hard", "soft"):
+            raise unknown_name("kind of --labels", self.labels, ("hard", "soft"))
+        canonical_dimensions(self.dimensions)
+        if self.target == "dimensions":
+            for name, given in (
+                ("--classes", ",".join(self.classes)),
+                ("--class-weights", self.train.class_weights.replace("none", "")),
+                ("--labels", self.labels.replace("hard", "")),
+                ("--selection", self.selection if self.selection == "uar" else ""),
+            ):
+                if given:
+                    raise ConfigError(
+                        f"{name} {given} means nothing to --target dimensions, which has no classes. Leave it out, or use --target"
+                        " emotion."
+                    )
+        elif self.dimensions or self.selection == "ccc":
+            option = f"--dimensions {','.join(self.dimensions)}" if self.dimensions else "--selection ccc"
+            raise ConfigError(f"{option} needs --target dimensions; the target is emotion.")
         if not 1 <= self.seeds <= 1000:
             raise ConfigError(f"--seeds must be between 1 and 1000, not {self.seeds}.")
 
@@ -133,6 +178,7 @@ def compare_cells(
     """
     started = time.monotonic()
     device = choose_device(device)
+    cells = told_apart(cells)
     dataset, split = prepare(manifest, cells, config=config, cache_dir=cache_dir)
     train = train_config(config, split)
     said, warned = notes(manifest, dataset, split, config, train), warnings_of(manifest, dataset, split)
@@ -167,19 +213,9 @@ def compare_cells(
         for job in jobs:
             heads = run.load(job)
             records += heads
-            scores.append(
-                score_cell(
-                    job.cell, heads, labels=dataset.labels, speakers=dataset.speakers, num_classes=len(dataset.classes)
-                )
-            )
+            scores.append(score_heads(dataset, job.cell, heads))
         run.write_results(records)
-        run.write_predictions(
-            records,
-            utterance_ids=dataset.utterance_ids,
-            speakers=dataset.speakers,
-            labels=dataset.labels,
-            classes=dataset.classes,
-        )
+        write_predictions(run, dataset, records)
         weights = layer_weights(dataset, records)
         said += layer_notes(dataset, weights)
         write_config()
@@ -196,6 +232,28 @@ def compare_cells(
     )
 
 
+def score_heads(dataset: Dataset, cell: Cell, heads: Sequence[HeadRecord]) -> CellScore:
+    """Score a cell from its heads, by the target of the data set."""
+    truth = dataset.values if dataset.dimensions else dataset.labels
+    return score_cell(cell, heads, truth=truth, speakers=dataset.speakers, dimensions=dataset.dimensions)
+
+
+def write_predictions(run: RunFolder, dataset: Dataset, records: Sequence[HeadRecord]) -> None:
+    """Write ``predictions.parquet`` of a run.
+
+    Raises:
+        StorageError: the disk is full or cannot be written.
+    """
+    run.write_predictions(
+        records,
+        utterance_ids=dataset.utterance_ids,
+        speakers=dataset.speakers,
+        truth=dataset.values if dataset.dimensions else dataset.labels,
+        classes=dataset.classes,
+        dimensions=dataset.dimensions,
+    )
+
+
 def prepare(
     manifest: Manifest, cells: Sequence[Cell], *, config: ComparisonConfig, cache_dir: Location
 ) -> tuple[Dataset, Split]:
@@ -205,26 +263,23 @@ def prepare(
         HyfuseError: stores or protocol do not allow it; see the named children.
     """
     card = _card(manifest.corpus)
+    if config.target == "dimensions":
+        learned = {"dimensions": canonical_dimensions(config.dimensions) or default_dimensions(manifest)}
+    else:
+        learned = {"classes": config.classes or default_classes(manifest, card.classes if card else ())}
     dataset = load_dataset(
         manifest,
         cache_dir=cache_dir,
         encoders=list(dict.fromkeys(name for cell in cells for name in (cell.left, cell.right) if name)),
-        classes=config.classes or default_classes(manifest, card.classes if card else ()),
+        soft=config.labels == "soft",
         representations=config.representations,
         layer=config.layer,
         pool=config.pool,
         condition=config.condition,
+        **learned,
     )
-    split = make_split(
-        config.protocol or (card.default_protocol if card else "speaker-5fold"),
-        utterance_ids=dataset.utterance_ids,
-        speakers=dataset.speakers,
-        labels=dataset.label_names,
-        sessions=dataset.sessions,
-        official=dataset.official,
-        test_speakers=card.test_speakers if card else None,
-    )
-    return dataset, split
+    protocol = config.protocol or (card.default_protocol if card else "speaker-5fold")
+    return dataset, make_folds(manifest, dataset, protocol, card=card)
 
 
 def _card(corpus: str) -> Card | None:
@@ -276,7 +331,10 @@ def config_json(
         "versions": {name: version(name) for name in ("torch", "numpy", "zarr")},
         "corpus": dataset.corpus,
         "manifest_digest": dataset.manifest_digest,
+        "target": dataset.target,
         "classes": list(dataset.classes),
+        "dimensions": list(dataset.dimensions),
+        "labels": config.labels,
         "left_out": dict(dataset.left_out),
         "protocol": split.protocol,
         "split_digest": split.digest,
@@ -292,7 +350,7 @@ def config_json(
             for fold in split.folds
         ],
         "sources": {name: {**asdict(source), "path": str(source.path)} for name, source in dataset.sources.items()},
-        "cells": [{**asdict(cell), "options": dict(cell.options)} for cell in cells],
+        "cells": [{**asdict(cell), "options": dict(cell.options), "title": cell.title} for cell in cells],
         "seeds": list(range(config.seeds)),
         "pool": config.pool,
         "condition": config.condition,
@@ -317,15 +375,27 @@ def notes(
         "last": f"the training part for {train.epochs} epochs, nothing selected",
     }.get(train.selection, f"the training part, best epoch by {train.selection} on the validation part")
     weights = ", ".join(f"{source.encoder} {source.weights_kind}" for source in dataset.sources.values())
+    what = f"{len(dataset.classes)} emotions ({', '.join(dataset.classes)})"
+    if dataset.dimensions:
+        ranges = zip(dataset.dimensions, dataset.values.min(axis=0), dataset.values.max(axis=0), strict=True)
+        what = "dimensions " + ", ".join(f"{name} ({low:g} to {high:g})" for name, low, high in ranges)
+    how = ", classes weighted by their rarity" if train.class_weights == "balanced" else ""
+    if dataset.dimensions:
+        how += ", for the mean over dimensions of 1 - CCC"
+    elif dataset.votes is not None:
+        how += ", towards the votes of the raters"
+        how += f" ({dataset.voteless} utterances without a vote: their label)" if dataset.voteless else ""
+        how += ", tested on the labels"
+    stratified = ""
+    if dataset.dimensions:
+        by = stratified_by(manifest, dataset, split.protocol, card=_card(dataset.corpus))
+        stratified = f" Folds are stratified by {by}."
     found = [
-        f"Corpus: {dataset.corpus}, {len(dataset.utterance_ids)} utterances, {len(set(dataset.speakers))} speakers,"
-        f" {len(dataset.classes)} emotions ({', '.join(dataset.classes)}).",
+        f"Corpus: {dataset.corpus}, {len(dataset.utterance_ids)} utterances, {len(set(dataset.speakers))} speakers, {what}.",
         f"Protocol: {split.protocol}, {who}, {folds} fold{'s' if folds > 1 else ''}; {seeds} seed{'s' if seeds > 1 else ''};"
-        " scores of all folds pooled, mean over seeds; 95 % intervals by bootstrap over speakers.",
-        f"Heads: recipe {config.recipe}, trained on {rows}"
-        + (", classes weighted by their rarity." if train.class_weights == "balanced" else "."),
-        f"{LOGISTIC}: logistic regression (C = {PENALTY_C:g}) on the standardised embeddings, a pair's side by side; once per"
-        " fold, as nothing in it is random.",
+        f" scores of all folds pooled, mean over seeds; 95 % intervals by bootstrap over speakers.{stratified}",
+        f"Heads: recipe {config.recipe}, trained on {rows}{how}.",
+        _about_the_rung(dataset),
         f"Representations: {sources}; pooling {config.pool}.",
         f"Weights: {weights}.",
     ]
@@ -339,6 +409,17 @@ def notes(
     return [*found, *(f"Leak check: {finding.message}" for finding in checked if finding.level == "note")]
 
 
+def _about_the_rung(dataset: Dataset) -> str:
+    """What the linear rung is."""
+    inputs = "on the standardised embeddings, a pair's side by side"
+    if dataset.dimensions:
+        return (
+            f"{RIDGE}: ridge regression (penalty {PENALTY:g} per feature) {inputs}, its predictions stretched to the spread of the"
+            " values; once per fold, as nothing in it is random."
+        )
+    return f"{LOGISTIC}: logistic regression (C = {PENALTY_C:g}) {inputs}; once per fold, as nothing in it is random."
+
+
 def layer_weights(dataset: Dataset, records: Sequence[HeadRecord]) -> dict[str, dict[str, float]]:
     """Encoder to layer to mean weight, as in :class:`Comparison`."""
     found: dict[str, dict[str, float]] = {}
@@ -347,7 +428,7 @@ def layer_weights(dataset: Dataset, records: Sequence[HeadRecord]) -> dict[str, 
             (record.row, side)
             for record in records
             for side in ("left", "right")
-            if record.row[side] == name and record.row["fusion"] != LOGISTIC
+            if record.row[side] == name and record.row["fusion"] not in LINEAR.values()
         ]
         alone = [(row, side) for row, side in used if not row["right"]]
         weights = [
@@ -367,8 +448,8 @@ def layer_notes(dataset: Dataset, weights: Mapping[str, Mapping[str, float]]) ->
         size = 4 * len(dataset.utterance_ids) * len(source.layers) * source.dim / 1e9
         listed = ", ".join(f"{layer.removeprefix('layer_')}: {100 * weight:.0f}" for layer, weight in by_layer.items())
         found.append(
-            f"Layer weights of {name}, per cent, mean over heads: {listed} ({size:.2g} GB of layers read; {LOGISTIC} weights all"
-            " alike)."
+            f"Layer weights of {name}, per cent, mean over heads: {listed} ({size:.2g} GB of layers read;"
+            f" {LINEAR[dataset.target]} weights all alike)."
         )
     return found
 

@@ -1,11 +1,11 @@
 """Tuning by nested search: what settings are worth is asked inside the outer training part only.
 
 For every outer fold on its own: the rows that would be trained on are divided once more into inner folds, disjoint in speakers
-like the outer ones. A trial is a set of hyper-parameters and options of the fusion; its value is the UAR over all inner folds
-together, mean over ``inner_seeds``. The first trial is the settings that the search starts from; the others are proposed by
-Optuna's TPE sampler. The best trial (the earlier one, if equal) is then trained on the whole outer training part under every
-seed and tested on the outer test part, once. Outer test rows are nowhere in the search, so the score is as honest as without
-tuning; what was chosen differs between folds, and that is part of the answer.
+like the outer ones. A trial is a set of hyper-parameters and options of the fusion; its value is the UAR (where the target is
+dimensions: the mean CCC) over all inner folds together, mean over ``inner_seeds``. The first trial is the settings that the search
+starts from; the others are proposed by Optuna's TPE sampler. The best trial (the earlier one, if equal) is then trained on the
+whole outer training part under every seed and tested on the outer test part, once. Outer test rows are nowhere in the search, so
+the score is as honest as without tuning; what was chosen differs between folds, and that is part of the answer.
 
 Every finished trial is a line of ``tuning/<fold>-<key>.jsonl`` in the run folder (JSON, no pickles). A search that was
 interrupted goes on after its last line; so does one that is asked for more trials. The sampler of a trial is seeded by the fold
@@ -31,7 +31,8 @@ import numpy as np
 from pipelines.corpora.manifest import Manifest
 from pipelines.corpora.protocols import Fold, Split, make_split
 from pipelines.errors import ConfigError, InstallationError, ProtocolError, unknown_name
-from pipelines.evaluation.results import HeadRecord, RunFolder, score_cell
+from pipelines.evaluation.measures import measure_of
+from pipelines.evaluation.results import HeadRecord, RunFolder
 from pipelines.files import write_atomically
 from pipelines.fusion.catalogue import fusion_options, fusion_spec
 from pipelines.locations import Location
@@ -44,10 +45,13 @@ from pipelines.studies.pairs import (
     locked,
     notes,
     prepare,
+    score_heads,
     train_config,
     warnings_of,
+    write_predictions,
 )
 from pipelines.training.data import Dataset
+from pipelines.training.folds import value_strata
 from pipelines.training.grid import (
     Cell,
     Job,
@@ -58,8 +62,8 @@ from pipelines.training.grid import (
     start_worker,
     train_job,
 )
-from pipelines.training.metrics import unweighted_average_recall
-from pipelines.training.trainer import HeadTask, TrainConfig, fitted_rows, steps_per_epoch
+from pipelines.training.metrics import concordance, unweighted_average_recall
+from pipelines.training.trainer import SELECTING, HeadTask, TrainConfig, fitted_rows, steps_per_epoch
 
 __all__ = ["SPACE", "Dimension", "FoldTuning", "TuneConfig", "Tuning", "search_space", "tune_cell"]
 
@@ -99,6 +103,7 @@ SPACE: dict[str, Dimension] = {
 }
 """Settings of training, and options of those fusions that have them, that are searched."""
 
+_OF_CLASSES = ("label_smoothing",)  # settings that mean nothing to dimensions
 _STARTUP = 10  # trials at random places before the sampler learns from them
 
 _TRAINING = tuple(setting.name for setting in fields(TrainConfig))
@@ -134,15 +139,15 @@ class FoldTuning:
     Attributes:
         fold: its name.
         best: setting to value.
-        inner_uar: of the best trial.
-        start_uar: of the settings that the search started from.
+        inner_score: UAR or mean CCC of the best trial.
+        start_score: of the settings that the search started from.
         trials: how many were made.
     """
 
     fold: str
     best: Mapping[str, str | int | float]
-    inner_uar: float
-    start_uar: float
+    inner_score: float
+    start_score: float
     trials: int
 
 
@@ -163,12 +168,13 @@ class Tuning:
     reused: int
 
 
-def search_space(cell: Cell, search: Sequence[str] = ()) -> dict[str, Dimension]:
+def search_space(cell: Cell, search: Sequence[str] = (), *, target: str = "emotion") -> dict[str, Dimension]:
     """The part of :data:`SPACE` that concerns a cell.
 
     Args:
         cell: what is tuned; options that it sets itself are not searched.
         search: names to search; empty for all.
+        target: ``emotion`` or ``dimensions``, which some settings mean nothing to.
 
     Raises:
         UnknownNameError: a name that cannot be searched for this fusion.
@@ -176,6 +182,8 @@ def search_space(cell: Cell, search: Sequence[str] = ()) -> dict[str, Dimension]
     """
     options = fusion_spec(cell.fusion).options
     valid = {name: extent for name, extent in SPACE.items() if name in _TRAINING or name in options}
+    if target == "dimensions":
+        valid = {name: extent for name, extent in valid.items() if name not in _OF_CLASSES}
     for name in search:
         if name not in valid:
             raise unknown_name(f"setting to search for {cell.fusion}", name, valid)
@@ -220,18 +228,19 @@ def tune_cell(
     _optuna()
     started = time.monotonic()
     device = choose_device(device)
-    space = search_space(cell, tuning.search)
+    space = search_space(cell, tuning.search, target=config.target)
     dataset, split = prepare(manifest, [cell], config=config, cache_dir=cache_dir)
     train = train_config(config, split)
     run = RunFolder(run_dir)
     seeds = range(config.seeds)
     said, warned = notes(manifest, dataset, split, config, train), warnings_of(manifest, dataset, split)
     said.append(
-        f"Tuned: {tuning.trials} trials per outer fold, each the UAR of inner folds of other speakers inside the"
+        f"Tuned: {tuning.trials} trials per outer fold, each the {_name(dataset)} of inner folds of other speakers inside the"
         f" fold's training part; searched: {', '.join(space)}. The outer test parts were scored once, with what each fold's"
         " search chose (tuning.json)."
     )
-    searches = [_search(dataset, split, fold, cell, train, tuning, space, run_dir) for fold in split.folds]
+    strata = value_strata(manifest, dataset) if dataset.dimensions else dataset.label_names
+    searches = [_search(dataset, split, fold, cell, train, tuning, space, strata, run_dir) for fold in split.folds]
     with locked(run_dir):
         more = {"tuning": {**asdict(tuning), "space": {name: asdict(extent) for name, extent in space.items()}}}
         content = config_json(dataset, split, [cell], config=config, train=train, said=said, warned=warned, more=more)
@@ -254,18 +263,11 @@ def tune_cell(
         trained = sum(len(job.tasks) for job in missing)
         for result in run_jobs(missing, workers=workers, device=device, scratch=run_dir):
             run.save(result)
-        records: list[HeadRecord] = [record for job in jobs for record in run.load(job)]
-        score = score_cell(
-            cell, records, labels=dataset.labels, speakers=dataset.speakers, num_classes=len(dataset.classes)
-        )
+        # Folds may have chosen other options, such as the order; they are one cell all the same, under the name asked for.
+        records: list[HeadRecord] = [record for job in jobs for record in run.load(replace(job, cell=cell))]
+        score = score_heads(dataset, cell, records)
         run.write_results(records)
-        run.write_predictions(
-            records,
-            utterance_ids=dataset.utterance_ids,
-            speakers=dataset.speakers,
-            labels=dataset.labels,
-            classes=dataset.classes,
-        )
+        write_predictions(run, dataset, records)
     weights = layer_weights(dataset, records)
     comparison = Comparison(
         scores=(score,),
@@ -279,6 +281,10 @@ def tune_cell(
         layer_weights=weights,
     )
     return Tuning(tuple(folds), comparison, sum(fold.trials for fold in folds) - reused, reused)
+
+
+def _name(dataset: Dataset) -> str:
+    return measure_of(dataset.target, dataset.dimensions).name
 
 
 @dataclass(frozen=True)
@@ -301,11 +307,12 @@ def _search(
     train: TrainConfig,
     tuning: TuneConfig,
     space: Mapping[str, Dimension],
+    strata: Sequence[str],
     run_dir: Path,
 ) -> _Search:
     tasks = tuple(
         replace(task, seed=seed)
-        for task in _inner_tasks(dataset, split, fold, train, tuning.inner_folds)
+        for task in _inner_tasks(dataset, split, fold, train, tuning.inner_folds, strata)
         for seed in range(tuning.inner_seeds)
     )
     job = make_job(dataset, split, cell, seeds=[0], config=train)
@@ -330,22 +337,23 @@ def _search(
     )
 
 
-def _inner_tasks(dataset: Dataset, split: Split, fold: Fold, train: TrainConfig, count: int) -> list[HeadTask]:
-    """The inner folds of an outer one: their test parts lie inside its training part."""
-    selects = train.selection in ("loss", "uar")
+def _inner_tasks(
+    dataset: Dataset, split: Split, fold: Fold, train: TrainConfig, count: int, strata: Sequence[str]
+) -> list[HeadTask]:
+    """The inner folds of an outer one: their test parts lie inside its training part; ``strata`` are balanced."""
+    selects = train.selection in SELECTING
     outer = HeadTask(fold=fold.name, seed=0, train=fold.train, validation=fold.validation, test=fold.test)
     rows = np.sort(fitted_rows(outer, train))
     speakers = [dataset.speakers[row] for row in rows]
     most = len(set(speakers)) if split.speaker_independent else count
     kind = "speaker" if split.speaker_independent else "random"
-    labels = dataset.label_names
     for folds in range(min(count, most), most + 1):
         try:
             inner = make_split(
                 f"{kind}-{folds}fold",
                 utterance_ids=[dataset.utterance_ids[row] for row in rows],
                 speakers=speakers,
-                labels=[labels[row] for row in rows],
+                labels=[strata[row] for row in rows],
             )
             break
         except ProtocolError as error:  # few speakers may need more folds than were asked for
@@ -407,15 +415,15 @@ def _run_search(search: _Search, device: str, files: Mapping[str, Path]) -> Fold
         settings = _proposed(search, trials) if index else dict(search.start)
         trial: dict[str, Any] = {"settings": settings}
         try:
-            trial["uar"] = _inner_uar(search.job, settings, device, files)
+            trial["score"] = _inner_score(search.job, settings, device, files)
         except ConfigError as error:  # diverged, or options that exclude each other
             if index == 0:
                 raise
-            trial |= {"uar": 0.0, "failed": str(error)}
+            trial |= {"score": -1.0 if search.job.dimensions else 0.0, "failed": str(error)}
         trials.append(trial)
         lines = [json.dumps(one, sort_keys=True) for one in trials]
         write_atomically(search.journal, "\n".join(lines) + "\n", option="--runs-dir")
-    values = [trial["uar"] for trial in trials[: search.trials]]
+    values = [trial["score"] for trial in trials[: search.trials]]
     best = int(np.argmax(values))
     return FoldTuning(search.fold, trials[best]["settings"], values[best], values[0], len(values))
 
@@ -433,7 +441,7 @@ def _proposed(search: _Search, trials: Sequence[Mapping[str, Any]]) -> dict[str,
         known = {name: value for name, value in trial["settings"].items() if _holds(search.space[name], value)}
         study.add_trial(
             optuna.trial.create_trial(
-                params=known, distributions={name: distributions[name] for name in known}, value=trial["uar"]
+                params=known, distributions={name: distributions[name] for name in known}, value=trial["score"]
             )
         )
     return dict(study.ask(distributions).params)
@@ -459,17 +467,22 @@ def _apply(cell: Cell, train: TrainConfig, settings: Mapping[str, str | int | fl
     return replace(cell, options={**cell.options, **options}), TrainConfig.from_mapping({**asdict(train), **training})
 
 
-def _inner_uar(job: Job, settings: Mapping[str, str | int | float], device: str, files: Mapping[str, Path]) -> float:
-    """UAR over all inner folds together, mean over seeds."""
+def _inner_score(job: Job, settings: Mapping[str, str | int | float], device: str, files: Mapping[str, Path]) -> float:
+    """UAR, or mean CCC, over all inner folds together, mean over seeds."""
     cell, config = _apply(job.cell, job.config, settings)
     steps = steps_per_epoch(job.tasks, config)
     heads = train_job(replace(job, cell=cell, config=config, steps_per_epoch=steps), device, files)
     scores = []
     for seed in sorted({head.task.seed for head in heads}):
         own = [head for head in heads if head.task.seed == seed]
-        labels = np.concatenate([job.labels[head.task.test] for head in own])
-        predictions = np.concatenate([head.test_probabilities.argmax(axis=1) for head in own])
-        scores.append(float(unweighted_average_recall(labels, predictions, len(job.classes))))
+        tested = np.concatenate([head.task.test for head in own])
+        outputs = np.concatenate([head.test_outputs for head in own])
+        if job.dimensions:
+            scores.append(float(np.nan_to_num(concordance(job.values[tested].T, outputs.T)).mean()))
+        else:
+            scores.append(
+                float(unweighted_average_recall(job.labels[tested], outputs.argmax(axis=1), len(job.classes)))
+            )
     return float(np.mean(scores))
 
 

@@ -200,7 +200,7 @@ def _against_the_loop(work: _Work, tasks: Sequence[HeadTask], stacked_s: float, 
     ]
     differ = ties = 0
     for one, other in zip(ours, theirs, strict=True):
-        off = one.test_probabilities.argmax(axis=1) != other.test_probabilities.argmax(axis=1)
+        off = one.test_outputs.argmax(axis=1) != other.test_probabilities.argmax(axis=1)
         best = np.sort(other.test_probabilities, axis=1)[:, -2:]
         differ += int(off.sum())
         ties += int((off & (best[:, 1] - best[:, 0] < _TIE)).sum())
@@ -213,10 +213,10 @@ def _against_the_loop(work: _Work, tasks: Sequence[HeadTask], stacked_s: float, 
         "speedup_cpu_time": round((loop_cpu_s / len(tasks)) / (stacked_cpu_s / heads), 2),
         "loss_difference": max(losses),
         "probability_difference": max(
-            float(np.abs(one.test_probabilities - other.test_probabilities).max())
+            float(np.abs(one.test_outputs - other.test_probabilities).max())
             for one, other in zip(ours, theirs, strict=True)
         ),
-        "predictions": sum(len(one.test_probabilities) for one in ours),
+        "predictions": sum(len(one.test_outputs) for one in ours),
         "predictions_that_differ": differ,
         "of_them_ties": ties,
     }

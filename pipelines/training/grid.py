@@ -4,8 +4,9 @@ A *cell* is a pair and a fusion, or a single representation. The heads of a cell
 are independent of each other and are given to worker processes of one thread each. What a head ends up with depends on its own
 fold, seed and settings alone: not on its stack, the number of processes or the order.
 
-Every cell's representations also go through the linear rung (:mod:`pipelines.training.logistic`), as a cell whose fusion is
-``logistic``: one result per fold, under seed 0, since nothing in it is random.
+Every cell's representations also go through the linear rung, as a cell whose fusion is ``logistic`` where the target is emotion
+(:mod:`pipelines.training.logistic`) and ``ridge`` where it is dimensions (:mod:`pipelines.training.ridge`): one result per fold,
+under seed 0, since nothing in it is random.
 
 Memory: the embeddings that jobs need are read once from their stores into files beside the run and mapped into every process, so
 that they are in memory once, however many processes there are, and the system may let go of them. What a process adds is its
@@ -42,11 +43,14 @@ from pipelines.files import TEMPORARY_PREFIX
 from pipelines.fusion.catalogue import SINGLE, fusion_options, fusion_spec
 from pipelines.training.data import Dataset, Source, read_source, source_shape
 from pipelines.training.logistic import LOGISTIC, PENALTY_C, train_logistic
+from pipelines.training.ridge import PENALTY, RIDGE, train_ridge
 from pipelines.training.trainer import HeadResult, HeadTask, TrainConfig, steps_per_epoch, train_stack
 
 __all__ = [
+    "LINEAR",
     "LOGISTIC",
     "PAIRINGS",
+    "RIDGE",
     "STACK",
     "STACK_ON_GPU",
     "Cell",
@@ -60,8 +64,12 @@ __all__ = [
     "pair_up",
     "run_jobs",
     "start_worker",
+    "told_apart",
     "train_job",
 ]
+
+LINEAR: dict[str, str] = {"emotion": LOGISTIC, "dimensions": RIDGE}
+"""Target to the name of its linear rung."""
 
 STACK = 10
 """Heads per stack on a CPU, at most: smaller stacks pay more for the interpreter, the tensors of larger ones leave the cache."""
@@ -81,22 +89,33 @@ class Cell:
     Attributes:
         left: encoder name.
         right: encoder name; empty for a single representation.
-        fusion: name of the fusion, or ``logistic``; ``single`` for a head on a single representation.
+        fusion: name of the fusion, or a linear rung; ``single`` for a head on a single representation.
         options: of the fusion, where they differ from its defaults.
+        said: names of the options that its title says, beside the order ``right-left``, which every title says: see
+            :func:`told_apart`.
     """
 
     left: str
     right: str
     fusion: str
     options: Mapping[str, object] = field(default_factory=dict)
+    said: tuple[str, ...] = ()
+
+    @property
+    def variant(self) -> tuple[str, ...]:
+        """What tells it from another cell of the same representations and fusion, such as ``("right-left", "max_radius=0.3")``."""
+        turned = ("right-left",) if self.right and self.options.get("order") == "right-left" else ()
+        if not self.said:
+            return turned
+        complete = fusion_options(self.fusion, self.options)
+        return (*turned, *(f"{name}={complete[name]}" for name in self.said))
 
     @property
     def title(self) -> str:
-        """What it is called, different for every cell of a run."""
-        if self.right:
-            turned = " (right-left)" if self.options.get("order") == "right-left" else ""
-            return f"{self.left}+{self.right} {self.fusion}{turned}"
-        return self.left if self.fusion == SINGLE else f"{self.left} {self.fusion}"
+        """What it is called, different for every cell of a run: ``left+right fusion (variant)``."""
+        inputs = f"{self.left}+{self.right}" if self.right else self.left
+        name = inputs if self.fusion == SINGLE else f"{inputs} {self.fusion}"
+        return f"{name} ({', '.join(self.variant)})" if self.variant else name
 
 
 @dataclass(frozen=True)
@@ -108,12 +127,15 @@ class Job:
         left: source of the left input.
         right: source of the right input; None for a single representation.
         utterance_ids: n ids.
-        labels: int64 [n].
-        classes: C names.
+        labels: int64 [n]; -1 where the target is dimensions.
+        classes: C names; empty where the target is dimensions.
         tasks: the heads.
         steps_per_epoch: from the protocol's largest training part.
         config: hyper-parameters.
         description: everything that the result depends on but the tasks, as JSON values.
+        dimensions: K names; empty where the target is emotion.
+        values: float32 [n, K], of the dimensions.
+        votes: float32 [n, C], where soft labels are learned; None otherwise.
     """
 
     cell: Cell
@@ -126,6 +148,9 @@ class Job:
     steps_per_epoch: int
     config: TrainConfig
     description: Mapping[str, Any]
+    dimensions: tuple[str, ...] = ()
+    values: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32), repr=False)
+    votes: NDArray[np.float32] | None = field(default=None, repr=False)
 
     @property
     def key(self) -> str:
@@ -187,6 +212,7 @@ def make_cells(
     *,
     options: Mapping[str, Mapping[str, object]] | None = None,
     both_orders: bool = False,
+    target: str = "emotion",
 ) -> list[Cell]:
     """Cells of a comparison: the singles first, then every pair under every fusion; after either, the linear rung of the same.
 
@@ -196,16 +222,17 @@ def make_cells(
         singles: encoders.
         options: fusion (also ``single``) to its options, where they differ from its defaults.
         both_orders: whether fusions whose operands have an order come twice, the second time as ``right-left``.
+        target: ``emotion`` or ``dimensions``; it decides what the linear rung is.
 
     Raises:
         UnknownNameError: no such fusion or option.
     """
-    given = dict(options or {})
+    given, rung = dict(options or {}), LINEAR[target]
     for name in (SINGLE, *fusions):
         fusion_options(name, given.get(name))
     return [
         *(Cell(name, "", SINGLE, given.get(SINGLE, {})) for name in singles),
-        *(Cell(name, "", LOGISTIC) for name in singles),
+        *(Cell(name, "", rung) for name in singles),
         *(
             Cell(left, right, fusion, {**given.get(fusion, {}), **order})
             for left, right in pairs
@@ -213,27 +240,72 @@ def make_cells(
             for order in ({}, {"order": "right-left"})
             if not order or (both_orders and "order" in fusion_spec(fusion).options)
         ),
-        *(Cell(left, right, LOGISTIC) for left, right in pairs),
+        *(Cell(left, right, rung) for left, right in pairs),
     ]
 
 
+def told_apart(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells of a run, each under a title of its own: those that share one say the options in which they differ.
+
+    Titles are the run's business: the same cell is called otherwise beside others, its numbers and its key stay what they are.
+
+    Raises:
+        ConfigError: a cell that is there twice.
+    """
+    named: dict[str, list[int]] = {}
+    for place, cell in enumerate(cells):
+        named.setdefault(replace(cell, said=()).title, []).append(place)
+    found = [replace(cell, said=()) for cell in cells]
+    for title, places in named.items():
+        if len(places) == 1:
+            continue
+        complete = [_options(cells[place]) for place in places]
+        said = tuple(name for name in complete[0] if len({options[name] for options in complete}) > 1)
+        for place in places:
+            found[place] = replace(found[place], said=said)
+        if len({found[place].title for place in places}) < len(places):
+            raise ConfigError(f"{title!r} is to be trained twice with the same options. Name every cell once.")
+    return found
+
+
 def make_job(dataset: Dataset, split: Split, cell: Cell, *, seeds: Sequence[int], config: TrainConfig) -> Job:
-    """The heads of a cell: every fold of the split under every seed (for ``logistic``: under seed 0)."""
+    """The heads of a cell: every fold of the split under every seed (of the linear rung: under seed 0).
+
+    Raises:
+        ConfigError: the linear rung of another target.
+    """
+    if cell.fusion in LINEAR.values() and cell.fusion != LINEAR[dataset.target]:
+        raise ConfigError(
+            f"{cell.fusion!r} cannot learn {dataset.target}; the linear rung of that target is {LINEAR[dataset.target]!r}."
+        )
     left = dataset.sources[cell.left]
     right = dataset.sources[cell.right] if cell.right else None
     tasks = tuple(
         HeadTask(fold=fold.name, seed=seed, train=fold.train, validation=fold.validation, test=fold.test)
-        for fold, seed in itertools.product(split.folds, seeds if cell.fusion != LOGISTIC else (0,))
+        for fold, seed in itertools.product(split.folds, seeds if cell.fusion not in LINEAR.values() else (0,))
     )
+    if dataset.dimensions:
+        learned = {
+            "dimensions": list(dataset.dimensions),
+            "values_digest": hashlib.sha256(np.ascontiguousarray(dataset.values).data).hexdigest(),
+        }
+    else:
+        learned = {
+            "classes": list(dataset.classes),
+            "labels_digest": hashlib.sha256(dataset.labels.tobytes()).hexdigest(),
+            "labels": "hard" if dataset.votes is None else "soft",
+        }
+        if dataset.votes is not None:
+            learned["votes_digest"] = hashlib.sha256(np.ascontiguousarray(dataset.votes).data).hexdigest()
     description = {
         "corpus": dataset.corpus,
         "manifest_digest": dataset.manifest_digest,
         "protocol": split.protocol,
         "speaker_independent": split.speaker_independent,
         "split_digest": split.digest,
-        "classes": list(dataset.classes),
+        "target": dataset.target,
+        **learned,
         "utterances_digest": hashlib.sha256("\n".join(dataset.utterance_ids).encode()).hexdigest(),
-        "labels_digest": hashlib.sha256(dataset.labels.tobytes()).hexdigest(),
         "left": _described(left),
         "right": _described(right) if right is not None else None,
         "fusion": cell.fusion,
@@ -253,27 +325,33 @@ def make_job(dataset: Dataset, split: Split, cell: Cell, *, seeds: Sequence[int]
         steps_per_epoch=steps_per_epoch(tasks, config),
         config=config,
         description=description,
+        dimensions=dataset.dimensions,
+        values=dataset.values,
+        votes=dataset.votes,
     )
 
 
 def _described(source: Source) -> dict[str, object]:
     """A source for a job's description: no path, since the numbers do not depend on where they lie."""
-    return {name: value for name, value in asdict(source).items() if name != "path"}
+    own = {name: value for name, value in asdict(source).items() if name not in ("path", "blocks")}
+    return own | ({"blocks": [_described(block) for block in source.blocks]} if source.blocks else {})
 
 
 def _options(cell: Cell) -> dict[str, Any]:
     """Every option of a cell's fusion."""
-    if cell.fusion != LOGISTIC:
+    if cell.fusion not in LINEAR.values():
         return dict(fusion_options(cell.fusion, cell.options))
     if cell.options:
-        raise ConfigError(f"'{LOGISTIC}' has no options, but {', '.join(cell.options)} came.")
+        raise ConfigError(f"{cell.fusion!r} has no options, but {', '.join(cell.options)} came.")
     return {}
 
 
 def _hyper_parameters(cell: Cell, config: TrainConfig) -> dict[str, Any]:
     """Those that a cell's numbers depend on."""
-    if cell.fusion != LOGISTIC:
+    if cell.fusion not in LINEAR.values():
         return asdict(config)
+    if cell.fusion == RIDGE:
+        return {"alpha": PENALTY, "selection": config.selection}
     return {"C": PENALTY_C, "selection": config.selection, "class_weights": config.class_weights}
 
 
@@ -422,20 +500,31 @@ def train_job(job: Job, device: str, files: Mapping[str, Path]) -> list[HeadResu
         return torch.from_numpy(np.memmap(files[_file_key(source, job)], dtype=np.float32, mode="c", shape=shape))
 
     left, right = numbers(job.left), numbers(job.right) if job.right is not None else None
-    labels = torch.from_numpy(job.labels)
+    labels, values = torch.from_numpy(job.labels), torch.from_numpy(job.values)
+    votes = None if job.votes is None else torch.from_numpy(job.votes)
+    if job.cell.fusion == RIDGE:
+        return train_ridge(left=left, right=right, values=values, tasks=job.tasks, config=job.config)
     if job.cell.fusion == LOGISTIC:
         return train_logistic(
-            left=left, right=right, labels=labels, tasks=job.tasks, num_classes=len(job.classes), config=job.config
+            left=left,
+            right=right,
+            labels=labels,
+            tasks=job.tasks,
+            num_classes=len(job.classes),
+            config=job.config,
+            votes=votes,
         )
     return train_stack(
         fusion=job.cell.fusion,
         options=dict(job.cell.options),
         left=left,
         right=right,
-        labels=labels,
         tasks=job.tasks,
         steps_per_epoch=job.steps_per_epoch,
-        num_classes=len(job.classes),
         config=job.config,
+        labels=None if job.dimensions else labels,
+        num_classes=len(job.classes),
+        votes=votes,
+        values=values if job.dimensions else None,
         device=device,
     )

@@ -4,7 +4,8 @@ minimise C sum_i w_i CE(y_i, W z_i + b) + |W|^2 / 2, with z = [(x_l - mu_l) / si
 scikit-learn's L-BFGS. A head that does not beat this has learned nothing that a line could not say. There is no random start, so
 there is one result per fold, not one per seed; the seed of a task decides on nothing but the order of the shuffled rows.
 
-Trained on the same rows as the heads (``TrainConfig.selection``), with the same class weights; of the other hyper-parameters it
+Trained on the same rows as the heads (``TrainConfig.selection``), with the same class weights, and where raters' votes are learned
+with a row per class that got any, weighted by its share (the cross-entropy with the votes); of the other hyper-parameters it
 knows none, and C is a constant (:data:`PENALTY_C`), chosen once as its docstring says. Layers that heads would weight
 ([N, R, D]) enter with equal weights: their standardised mean.
 
@@ -25,7 +26,7 @@ from torch import Tensor
 from pipelines.fusion.stacked import head_generators
 from pipelines.training.trainer import HeadResult, HeadTask, Scaler, TrainConfig, fit_scaler, fitted_rows, head_seed
 
-__all__ = ["LOGISTIC", "PENALTY_C", "train_logistic"]
+__all__ = ["LOGISTIC", "PENALTY_C", "standardised", "train_logistic"]
 
 LOGISTIC = "logistic"
 """Its name where fusions are named."""
@@ -47,6 +48,7 @@ def train_logistic(
     tasks: Sequence[HeadTask],
     num_classes: int,
     config: TrainConfig,
+    votes: Tensor | None = None,
 ) -> list[HeadResult]:
     """Fit and test one model per task.
 
@@ -57,6 +59,7 @@ def train_logistic(
         tasks: one per model.
         num_classes: C.
         config: its selection decides which rows train, its class weights how they count.
+        votes: shares of the classes, [N, C] float32, to train towards in place of the labels.
 
     Returns:
         One result per task, in order. ``curves`` holds one point, ``train_loss``: the mean cross-entropy of the rows trained on;
@@ -66,47 +69,58 @@ def train_logistic(
 
     inputs = [left] if right is None else [left, right]
     with threadpool_limits(1):  # a sum split over threads rounds differently
-        return [_fitted(inputs, labels.cpu().numpy(), task, num_classes, config) for task in tasks]
+        known, shares = labels.cpu().numpy(), None if votes is None else votes.cpu().numpy()
+        return [_fitted(inputs, known, shares, task, num_classes, config) for task in tasks]
 
 
 def _fitted(
-    inputs: Sequence[Tensor], labels: NDArray[np.int64], task: HeadTask, num_classes: int, config: TrainConfig
+    inputs: Sequence[Tensor],
+    labels: NDArray[np.int64],
+    votes: NDArray[np.float32] | None,
+    task: HeadTask,
+    num_classes: int,
+    config: TrainConfig,
 ) -> HeadResult:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     rows = fitted_rows(task, config)
     scalers = [fit_scaler(matrix, rows) for matrix in inputs]
-    model = LogisticRegression(
-        C=PENALTY_C,
-        max_iter=_MOST_ITERATIONS,
-        class_weight="balanced" if config.class_weights == "balanced" else None,
-    )
+    at, known, shares = np.arange(len(rows)), labels[rows], np.ones(len(rows), np.float32)
+    if votes is not None:
+        at, known = np.nonzero(votes[rows])
+        shares = votes[rows][at, known]
+    weights = shares
+    if config.class_weights == "balanced":
+        counts = np.bincount(labels[rows], minlength=num_classes)
+        weights = shares * (len(rows) / ((counts > 0).sum() * np.maximum(counts, 1)))[known]
+    model = LogisticRegression(C=PENALTY_C, max_iter=_MOST_ITERATIONS)
     with warnings.catch_warnings():
         # float32 may stop a little before the tolerance; what it stops at is as good a line.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(_standardised(inputs, scalers, [rows] * len(inputs)), labels[rows])
+        model.fit(standardised(inputs, scalers, [rows[at]] * len(inputs)), known, sample_weight=weights)
     weight, bias = _parameters(model.classes_, model.coef_, model.intercept_, num_classes)
 
     def probabilities(*chosen: NDArray[np.int64]) -> NDArray[np.float32]:
         """[n, C] for the rows of every input; some at a time, so that no second matrix is needed."""
         logits = [
-            _standardised(inputs, scalers, [own[start : start + _CHUNK_ROWS] for own in chosen]) @ weight + bias
+            standardised(inputs, scalers, [own[start : start + _CHUNK_ROWS] for own in chosen]) @ weight + bias
             for start in range(0, len(chosen[0]), _CHUNK_ROWS)
         ]
         return np.asarray(torch.softmax(torch.from_numpy(np.concatenate(logits)), dim=-1).numpy())
 
     test = task.test
     (stream,) = head_generators([head_seed(task.fold, task.seed)], "shuffle")
-    shuffled = stream.permutation(test)
+    shuffled = task.shuffled_test(stream)
     alone = len(inputs) == 1
-    own = probabilities(*[rows] * len(inputs))[np.arange(len(rows)), labels[rows]]
+    own = probabilities(*[rows] * len(inputs))[at, known]
+    losses = -np.log(np.maximum(own, np.finfo(np.float32).tiny))
     return HeadResult(
         task=task,
-        test_probabilities=probabilities(*[test] * len(inputs)),
-        left_shuffled_probabilities=probabilities(shuffled) if alone else probabilities(shuffled, test),
-        right_shuffled_probabilities=None if alone else probabilities(test, shuffled),
-        curves={"train_loss": np.array([-np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean(dtype=np.float64)])},
+        test_outputs=probabilities(*[test] * len(inputs)),
+        left_shuffled_outputs=probabilities(shuffled) if alone else probabilities(shuffled, test),
+        right_shuffled_outputs=None if alone else probabilities(test, shuffled),
+        curves={"train_loss": np.array([np.average(losses, weights=shares)])},
         best_epoch=1,
         diagnostics={"iterations": float(model.n_iter_.max())},
         parameters={"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)},
@@ -115,10 +129,19 @@ def _fitted(
     )
 
 
-def _standardised(
+def standardised(
     inputs: Sequence[Tensor], scalers: Sequence[Scaler], rows: Sequence[NDArray[np.int64]]
 ) -> NDArray[np.float32]:
-    """The inputs' own rows beside each other, float32 [n, sum D]."""
+    """Standardised inputs beside each other.
+
+    Args:
+        inputs: embeddings, [N, D] or [N, R, D] float32 each.
+        scalers: one per input.
+        rows: n row positions of each input.
+
+    Returns:
+        float32 [n, sum D]; of layers, their mean.
+    """
     count, widths = len(rows[0]), [matrix.shape[-1] for matrix in inputs]
     found = torch.empty(count, sum(widths))
     for start in range(0, count, _CHUNK_ROWS):

@@ -1,6 +1,6 @@
-"""Classification metrics as pure functions, for one vector of predictions and for many at once.
+"""Metrics as pure functions, for one vector of predictions and for many at once: of classes, and of dimensions.
 
-Conventions:
+Conventions of classes:
 
 * ``labels`` and ``predictions`` are integers in 0..C-1, [..., N]; leading dimensions (heads, bootstrap draws)
   are kept, so labels [N] give a result of shape [] and labels [H, N] one of shape [H]. Labels broadcast
@@ -12,10 +12,20 @@ Conventions:
   predictions, as in scikit-learn's ``f1_score(average="macro")``: predicting a class that is not there costs
   an F1 of 0.
 * Without a single counting row every metric is NaN.
+
+Conventions of dimensions (arousal, valence, dominance):
+
+* ``truth`` and ``predicted`` are numbers, [..., N]; leading dimensions are kept and broadcast. A NaN among the truth marks a
+  row that does not count.
+* The concordance correlation coefficient (CCC, Lin 1989) is that of the population, variances and covariance divided by N:
+  2 s_xy / (s_x^2 + s_y^2 + (mean x - mean y)^2), between -1 and 1. It is 0 where either side is constant, and NaN where both are,
+  at the same number. Pearson's correlation is NaN where either side is constant.
+* Every metric also exists as a function of sums [..., 7] (:data:`SUMS`), which add up over speakers: ``concordance_of`` …
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,16 +34,30 @@ from numpy.typing import NDArray
 from pipelines.errors import ConfigError
 
 __all__ = [
+    "SUMS",
+    "absolute_error_of",
     "accuracy",
     "accuracy_of",
+    "concordance",
+    "concordance_of",
     "confusion_matrix",
     "expected_calibration_error",
     "macro_f1",
     "macro_f1_of",
+    "mean_absolute_error",
+    "pearson",
+    "pearson_of",
     "recall_per_class",
     "uar_of",
     "unweighted_average_recall",
 ]
+
+SUMS: tuple[str, ...] = ("n", "x", "y", "xx", "yy", "xy", "error")
+"""What is summed over utterances of a dimension: their number, predicted x and true y, their squares and product, and |x - y|.
+For concordance and correlation, x and y may be on any scale that both share."""
+
+_CONSTANT = 1e-7
+"""Sums whose variance is below this (of values between -1 and 1) are of a constant: what is left is the rounding of the sums."""
 
 Integers = NDArray[np.integer[Any]]
 Floats = NDArray[np.float64]
@@ -170,6 +194,112 @@ def expected_calibration_error(labels: Integers, probabilities: NDArray[Any], *,
     offset = np.arange(vectors, dtype=np.int64).reshape(*lead, 1) * num_bins
     sums = np.bincount((offset + position)[counted], weights=gap[counted], minlength=vectors * num_bins)
     return _ratio(np.abs(sums).reshape(*lead, num_bins).sum(axis=-1), counted.sum(axis=-1))
+
+
+def concordance(truth: NDArray[Any], predicted: NDArray[Any]) -> Floats:
+    """Concordance correlation coefficient of the population (Lin 1989, Biometrics 45, eq. 1).
+
+    Args:
+        truth: true values, [..., N]; rows of NaN are left out.
+        predicted: predicted values, [..., N].
+
+    Returns:
+        [...], in [-1, 1].
+    """
+    moments = _moments(truth, predicted)
+    spread = moments.x_variance + moments.y_variance + (moments.x_mean - moments.y_mean) ** 2
+    return _ratio(2.0 * moments.covariance, spread)
+
+
+def pearson(truth: NDArray[Any], predicted: NDArray[Any]) -> Floats:
+    """Pearson's correlation.
+
+    Args:
+        truth: true values, [..., N]; rows of NaN are left out.
+        predicted: predicted values, [..., N].
+
+    Returns:
+        [...], in [-1, 1].
+    """
+    moments = _moments(truth, predicted)
+    return _ratio(moments.covariance, np.sqrt(moments.x_variance * moments.y_variance))
+
+
+def mean_absolute_error(truth: NDArray[Any], predicted: NDArray[Any]) -> Floats:
+    """Mean of |x - y|.
+
+    Args:
+        truth: true values, [..., N]; rows of NaN are left out.
+        predicted: predicted values, [..., N].
+
+    Returns:
+        [...], on the scale of the values.
+    """
+    true, found = _paired(truth, predicted)
+    counted = ~np.isnan(true)
+    return _ratio(np.where(counted, np.abs(found - true), 0.0).sum(axis=-1), counted.sum(axis=-1))
+
+
+def concordance_of(sums: NDArray[Any]) -> Floats:
+    """:func:`concordance` [...] of sums [..., 7] of values between about -1 and 1."""
+    x_mean, y_mean, x_variance, y_variance, covariance = _moments_of(sums)
+    spread = x_variance + y_variance + (x_mean - y_mean) ** 2
+    return _ratio(2.0 * covariance, np.where(spread > _CONSTANT, spread, 0.0))
+
+
+def pearson_of(sums: NDArray[Any]) -> Floats:
+    """:func:`pearson` [...] of sums [..., 7] of values between about -1 and 1."""
+    _, _, x_variance, y_variance, covariance = _moments_of(sums)
+    vary = (x_variance > _CONSTANT) & (y_variance > _CONSTANT)
+    return _ratio(covariance, np.sqrt(np.where(vary, x_variance * y_variance, 0.0)))
+
+
+def absolute_error_of(sums: NDArray[Any]) -> Floats:
+    """:func:`mean_absolute_error` [...] of sums [..., 7]."""
+    return _ratio(sums[..., 6], sums[..., 0])
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Of the counted rows, [...] each."""
+
+    x_mean: Floats
+    y_mean: Floats
+    x_variance: Floats
+    y_variance: Floats
+    covariance: Floats
+
+
+def _paired(truth: NDArray[Any], predicted: NDArray[Any]) -> tuple[Floats, Floats]:
+    true, found = np.broadcast_arrays(np.asarray(truth, dtype=np.float64), np.asarray(predicted, dtype=np.float64))
+    return true, found
+
+
+def _moments(truth: NDArray[Any], predicted: NDArray[Any]) -> _Moments:
+    true, found = _paired(truth, predicted)
+    counted = ~np.isnan(true)
+    rows = counted.sum(axis=-1)
+
+    def mean(values: Floats) -> Floats:
+        return _ratio(np.where(counted, values, 0.0).sum(axis=-1), rows)
+
+    centred = []
+    for values in (found, true):
+        apart = values - mean(values)[..., None]
+        # The mean of equal numbers may be off by a rounding; they are constant all the same.
+        least, most = (
+            end(values, axis=-1, where=counted, initial=start) for end, start in ((np.min, np.inf), (np.max, -np.inf))
+        )
+        centred.append(np.where((least == most)[..., None], 0.0, apart))
+    return _Moments(
+        mean(found), mean(true), mean(centred[0] ** 2), mean(centred[1] ** 2), mean(centred[0] * centred[1])
+    )
+
+
+def _moments_of(sums: NDArray[Any]) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """Means, variances and covariance; NaN without a row."""
+    x, y, xx, yy, xy = (_ratio(sums[..., position], sums[..., 0]) for position in range(1, 6))
+    return x, y, np.maximum(xx - x**2, 0.0), np.maximum(yy - y**2, 0.0), xy - x * y
 
 
 def _recalls(confusion: NDArray[Any]) -> Floats:

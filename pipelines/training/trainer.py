@@ -13,10 +13,18 @@ What is promised:
   on the way; evaluation runs in chunks of 128 rows. An input [N, R, D] holds the R layers of an encoder; each
   head learns their weighted sum (``training/layers.py``).
 
+What is learned is one of two things:
+
+* **Classes**: C logits, cross-entropy with the label, or with the raters' votes where they are given (``votes``; the
+  validation rows are judged by their labels all the same).
+* **Dimensions** (arousal, valence, dominance): K numbers, the mean over the dimensions of 1 - CCC of the batch. Targets are
+  standardised with mean and standard deviation of the rows trained on, and predictions are mapped back.
+
 Which rows are trained on, and which epoch is kept (``TrainConfig.selection``): "fixed" trains on train +
 validation rows for a fixed number of epochs and keeps the last; nothing is selected, so nothing needs to be
-held out. The others train on the train rows only; "loss" and "uar" keep the copy that did best on the
-validation rows. ``docs/fusion.md`` has the measurements behind the defaults.
+held out. The others train on the train rows only; "loss" and "uar" (of dimensions: "loss" and "ccc", which are
+the same there) keep the copy that did best on the validation rows. ``docs/fusion.md`` has the measurements behind
+the defaults.
 """
 
 from __future__ import annotations
@@ -27,7 +35,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -38,31 +46,42 @@ from pipelines.errors import ConfigError, DeviceError, ProtocolError, StoreError
 from pipelines.fusion.catalogue import build_head
 from pipelines.fusion.stacked import head_generators, padded_rows
 from pipelines.training.layers import LayerMix
-from pipelines.training.losses import cross_entropy
-from pipelines.training.metrics import unweighted_average_recall
+from pipelines.training.losses import concordance_loss, cross_entropy, soft_cross_entropy
+from pipelines.training.metrics import concordance, unweighted_average_recall
 
 __all__ = [
+    "CHUNK_ROWS",
+    "SELECTING",
+    "SIDES",
+    "Guidance",
     "HeadResult",
     "HeadTask",
     "Scaler",
     "TrainConfig",
+    "check_values",
     "fit_scaler",
     "fitted_rows",
     "head_seed",
+    "one_thread",
+    "stacked",
     "steps_per_epoch",
     "train_stack",
 ]
 
 Rows = NDArray[np.int64]
 
-_SIDES = ("left", "right")
-_SELECTIONS = ("fixed", "last", "loss", "uar")
+SIDES = ("left", "right")
+"""Of inputs, in the order of a head's arguments."""
+SELECTING = ("loss", "uar", "ccc")
+"""Ways to keep an epoch that look at the validation rows."""
+
+_SELECTIONS = ("fixed", "last", *SELECTING)
 _SCHEDULES = ("cosine", "constant")
 _CLASS_WEIGHTS = ("none", "balanced")
 
-# Rows per evaluation chunk. A constant: matrix products of another height round differently, and a chunk as
-# high as the longest test part of the stack would let one head's test part change another head's bits.
-_CHUNK_ROWS = 128
+CHUNK_ROWS = 128
+"""Rows per evaluation chunk. A constant: matrix products of another height round differently, and a chunk as high as the longest
+test part of the stack would let one head's test part change another head's bits."""
 
 _PART_BYTES = 2**25  # that are copied at a time to fit scalers and to look for numbers that are not finite
 
@@ -72,7 +91,7 @@ class TrainConfig:
     """How a head is trained; everything but the data, the fusion and its options."""
 
     epochs: int = 30
-    """Passes over the training rows (for "loss" and "uar": at most)."""
+    """Passes over the training rows (for "loss", "uar" and "ccc": at most)."""
     batch_size: int = 32
     """Utterances per step."""
     learning_rate: float = 1e-3
@@ -82,10 +101,10 @@ class TrainConfig:
     weight_decay: float = 0.01
     """Decoupled decay of the weight matrices; biases, scales and radii are never decayed."""
     label_smoothing: float = 0.1
-    """Share of the target spread evenly over all classes, in [0, 1)."""
+    """Share of the target spread evenly over all classes, in [0, 1); dimensions have none."""
     class_weights: str = "none"
     """"balanced" weights each class by rows / (classes x rows of the class), counted on the rows trained
-    on."""
+    on; not for dimensions."""
     hidden_dim: int = 120
     """Width of each stream after its projection; a multiple of 8."""
     input_dropout: float = 0.5
@@ -95,11 +114,12 @@ class TrainConfig:
     clip_norm: float = 1.0
     """Largest norm of one head's gradient; 0 switches clipping off."""
     selection: str = "fixed"
-    """Which rows train and which epoch is kept: "fixed", "last", "loss" or "uar" (see the module)."""
+    """Which rows train and which epoch is kept: "fixed", "last", "loss", "uar" (of classes) or "ccc" (of dimensions); see the
+    module."""
     selection_smoothing: float = 0.7
-    """For "loss" and "uar": weight of the past in the running mean of the validation score, in [0, 1)."""
+    """For "loss", "uar" and "ccc": weight of the past in the running mean of the validation score, in [0, 1)."""
     patience: int = 0
-    """For "loss" and "uar": epochs without a better score after which a head stops; 0 never stops early."""
+    """For "loss", "uar" and "ccc": epochs without a better score after which a head stops; 0 never stops early."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "hidden_dim"):
@@ -113,8 +133,8 @@ class TrainConfig:
         for name, valid in (("schedule", _SCHEDULES), ("class_weights", _CLASS_WEIGHTS), ("selection", _SELECTIONS)):
             if getattr(self, name) not in valid:
                 raise unknown_name(name, str(getattr(self, name)), valid)
-        stops = self.patience == 0 or self.selection in ("loss", "uar")
-        self._check("patience", stops, f"needs --selection loss or uar, not {self.selection!r}, to watch a score")
+        stops = self.patience == 0 or self.selection in SELECTING
+        self._check("patience", stops, f"needs --selection loss, uar or ccc, not {self.selection!r}, to watch a score")
 
     def _check(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
@@ -163,6 +183,12 @@ class HeadTask:
     """Rows of the validation part; may be empty for selection "fixed" and "last"."""
     test: Rows
     """Rows of the test part."""
+    test_blocks: int = 1
+    """Equally long parts of ``test``, one per condition, within which inputs are shuffled."""
+
+    def shuffled_test(self, stream: np.random.Generator) -> Rows:
+        """The test rows, shuffled within each block."""
+        return np.concatenate([stream.permutation(block) for block in np.split(self.test, self.test_blocks)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,17 +207,18 @@ class HeadResult:
 
     task: HeadTask
     """The task it answers."""
-    test_probabilities: NDArray[np.float32]
-    """Class probabilities of ``task.test``, in its order, [n_test, C]."""
-    left_shuffled_probabilities: NDArray[np.float32]
+    test_outputs: NDArray[np.float32]
+    """Of ``task.test``, in its order: class probabilities [n_test, C], or predicted values on the scale of the targets
+    [n_test, K]."""
+    left_shuffled_outputs: NDArray[np.float32]
     """The same with the left input permuted among the test rows."""
-    right_shuffled_probabilities: NDArray[np.float32] | None
+    right_shuffled_outputs: NDArray[np.float32] | None
     """The same with the right input permuted; None for "single"."""
     curves: dict[str, NDArray[np.float64]]
     """Per epoch: ``train_loss`` (the loss that is minimised, mean over the epoch's batches, with dropout);
     ``gradient_clipped`` (share of its steps whose gradient was clipped); ``validation_loss`` (plain
-    cross-entropy) and ``validation_uar``, NaN unless validation rows exist and are held out; and each
-    diagnostic of the head, measured on the first 128 rows trained on."""
+    cross-entropy, or 1 - CCC, over all validation rows) and ``validation_uar`` or ``validation_ccc``, NaN unless
+    validation rows exist and are held out; and each diagnostic of the head, measured on the first 128 rows trained on."""
     best_epoch: int
     """The epoch whose parameters are kept, counted from 1."""
     diagnostics: dict[str, float]
@@ -204,6 +231,19 @@ class HeadResult:
     """Standardisation of the left input, fitted on the rows trained on."""
     right_scaler: Scaler | None = field(repr=False)
     """That of the right input."""
+    target_scaler: Scaler | None = field(default=None, repr=False)
+    """That of the values of dimensions, [K]; None for classes."""
+
+
+class Guidance(Protocol):
+    """What is added to the loss of the heads of a stack (:mod:`pipelines.training.distillation`)."""
+
+    def attach(self, head: nn.Module, seeds: Sequence[int]) -> None:
+        """Look at a stack before it is trained; parameters that are added to it are trained, clipped and kept with its own."""
+
+    def loss(self, outputs: Tensor, rows: Tensor, row_weights: Tensor | None) -> Tensor:
+        """[H], of the outputs [H, B, C or K] that the stack has just given for row positions [H, B]; ``row_weights`` [H, B] are 0
+        for rows that only fill up a batch."""
 
 
 def head_seed(fold: str, seed: int) -> int:
@@ -255,20 +295,52 @@ def fit_scaler(matrix: Tensor, rows: Rows) -> Scaler:
     return Scaler(mean=mean.float().cpu(), std=std.float().cpu())
 
 
+def check_values(values: NDArray[np.float32], tasks: Sequence[HeadTask], config: TrainConfig) -> None:
+    """Look for values that cannot be learned.
+
+    Args:
+        values: of dimensions, [N, K].
+        tasks: whose rows are meant.
+        config: its selection decides which rows train.
+
+    Raises:
+        ProtocolError: a row that trains or validates has no value, or all rows that train have the same one.
+    """
+    for task in tasks:
+        where = _named(task)
+        for part in ("train", "validation"):
+            if not np.isfinite(values[getattr(task, part)]).all():
+                raise ProtocolError(f"{where} a {part} row has no value. Leave rows without one out of the fold.")
+        fitted = values[fitted_rows(task, config)]
+        constant = np.flatnonzero(fitted.min(axis=0) == fitted.max(axis=0))
+        if constant.size:
+            raise ProtocolError(
+                f"{where} all {len(fitted)} rows that train have the same value of dimension {constant[0] + 1} of"
+                f" {values.shape[1]}, {fitted[0, constant[0]]:g}; concordance with it is not defined. Leave this dimension out"
+                " with --dimensions, or use a protocol with more speakers in training."
+            )
+
+
 def train_stack(
     *,
     fusion: str,
     options: Mapping[str, object],
     left: Tensor,
     right: Tensor | None,
-    labels: Tensor,
     tasks: Sequence[HeadTask],
     steps_per_epoch: int,
-    num_classes: int,
     config: TrainConfig,
+    labels: Tensor | None = None,
+    num_classes: int = 0,
+    votes: Tensor | None = None,
+    values: Tensor | None = None,
     device: str = "cpu",
+    guidance: Guidance | None = None,
 ) -> list[HeadResult]:
     """Train one head per task, all in one stack, and test each.
+
+    What is learned is said by ``labels`` and ``num_classes`` (and maybe ``votes``), or by ``values``. Rows are positions in the
+    matrices: those of a test part may be of another condition than those trained on, if both lie in the same matrix.
 
     Stacks of about ten heads are fastest on a CPU: smaller ones pay more for the interpreter, the tensors of
     larger ones leave the cache.
@@ -278,14 +350,17 @@ def train_stack(
         options: options of the fusion; what is left out keeps its default.
         left: embeddings, [N, Dl] float32, or the layers of an encoder, [N, R, Dl], to be weighted by each head.
         right: embeddings, [N, Dr] or [N, R, Dr] float32, or None for "single".
-        labels: class indices, [N] int64; -1 for rows without a label, which no training or validation part
-            may hold.
         tasks: one per head.
         steps_per_epoch: batches per epoch, the same for every stack of the protocol
             (:func:`steps_per_epoch`).
-        num_classes: C.
         config: how to train.
+        labels: class indices, [N] int64; -1 for rows without a label, which no training or validation part
+            may hold.
+        num_classes: C.
+        votes: shares of the classes, [N, C] float32, to train towards in place of the labels.
+        values: of dimensions, [N, K] float32, on any scale; NaN for rows without, which no training or validation part may hold.
         device: "cpu" or "cuda".
+        guidance: what is added to the loss; nothing unless given.
 
     Returns:
         One result per task, in the order of ``tasks``.
@@ -299,20 +374,167 @@ def train_stack(
         UnknownNameError: no such fusion or option.
         DeviceError: CUDA was asked for and is not there.
     """
-    _check_inputs(left, right, labels, tasks, steps_per_epoch, num_classes, config)
+    objective: _Classes | _Values
+    if labels is not None and values is None:
+        _check_inputs(left, right, len(labels), tasks, steps_per_epoch, config)
+        objective = _Classes(labels, votes, num_classes, tasks, config)
+    elif values is not None and labels is None:
+        _check_inputs(left, right, len(values), tasks, steps_per_epoch, config)
+        objective = _Values(values, tasks, config)
+    else:
+        raise ConfigError("Training needs either labels, with their number of classes, or values.")
     if device != "cpu" and not torch.cuda.is_available():
         raise DeviceError(f"Device {device!r} was asked for, but torch sees no GPU. Use --device cpu or auto.")
-    with _one_thread():
+    with one_thread():
         return _Stack(
             fusion=fusion,
             options=options,
             inputs=[left] if right is None else [left, right],
-            labels=labels,
+            objective=objective,
             tasks=tasks,
-            num_classes=num_classes,
             config=config,
             device=device,
+            guidance=guidance,
         ).run(steps_per_epoch)
+
+
+class _Classes:
+    """To tell classes apart.
+
+    Raises:
+        ConfigError: fewer than two classes, votes of another shape, or options that only dimensions have.
+        ProtocolError: a row that trains or validates has no label.
+    """
+
+    score = "validation_uar"
+    target_scalers: Sequence[Scaler] | None = None
+
+    def __init__(
+        self,
+        labels: Tensor,
+        votes: Tensor | None,
+        num_classes: int,
+        tasks: Sequence[HeadTask],
+        config: TrainConfig,
+    ) -> None:
+        if num_classes < 2:
+            raise ConfigError(f"Training needs labels of at least two classes; got {num_classes} class(es).")
+        if votes is not None and votes.shape != (len(labels), num_classes):
+            raise ConfigError(f"Votes are {tuple(votes.shape)}, but [{len(labels)}, {num_classes}] is expected.")
+        if config.selection == "ccc":
+            raise ConfigError("--selection ccc is for dimensions. Classes are selected by loss or uar.")
+        self.outputs = num_classes
+        self.labels, self.votes = labels, votes
+        self.known = labels.cpu().numpy()
+        for task in tasks:
+            for part in ("train", "validation"):
+                rows = getattr(task, part)
+                if len(rows) and (self.known[rows].min() < 0 or self.known[rows].max() >= num_classes):
+                    raise ProtocolError(
+                        f"{_named(task)} a {part} row has no label in 0..{num_classes - 1} (found {self.known[rows].min()}.."
+                        f"{self.known[rows].max()}). Leave rows without a label out of the fold."
+                    )
+        self.label_smoothing = config.label_smoothing
+        self.class_weights = self._class_weights(tasks, config) if config.class_weights == "balanced" else None
+
+    def _class_weights(self, tasks: Sequence[HeadTask], config: TrainConfig) -> Tensor:
+        fitted = [fitted_rows(task, config) for task in tasks]
+        counts = np.stack([np.bincount(self.known[rows], minlength=self.outputs) for rows in fitted])
+        present = (counts > 0).sum(axis=1, keepdims=True)
+        weights = counts.sum(axis=1, keepdims=True) / (present * np.maximum(counts, 1))
+        return torch.from_numpy(np.where(counts > 0, weights, 0.0)).float()
+
+    def to(self, device: str) -> None:
+        """Move what batches are taken from."""
+        self.labels = self.labels.to(device)
+        self.votes = None if self.votes is None else self.votes.to(device)
+        self.class_weights = None if self.class_weights is None else self.class_weights.to(device)
+
+    def targets(self, batches: Tensor) -> Tensor:
+        """Labels [H, steps, B] of row positions [H, steps, B], or votes [H, steps, B, C]."""
+        return self.labels[batches] if self.votes is None else self.votes[batches]
+
+    def loss(self, outputs: Tensor, targets: Tensor, row_weights: Tensor | None) -> Tensor:
+        """[H] of logits [H, B, C]."""
+        of_targets = cross_entropy if self.votes is None else soft_cross_entropy
+        return of_targets(
+            outputs,
+            targets,
+            label_smoothing=self.label_smoothing,
+            class_weights=self.class_weights,
+            row_weights=row_weights,
+        )
+
+    def validate(self, outputs: Tensor, head: int, rows: Rows) -> tuple[float, float]:
+        """Plain cross-entropy and UAR of one head's logits [n, C]."""
+        del head
+        own, labels = outputs[None].double(), self.known[rows]
+        loss = float(cross_entropy(own, torch.from_numpy(labels)[None]))
+        predictions = own[0].argmax(dim=-1).numpy()
+        return loss, float(unweighted_average_recall(labels, predictions, self.outputs))
+
+    def finished(self, outputs: Tensor) -> NDArray[np.float32]:
+        """Probabilities of logits [H, n, C]."""
+        probabilities: NDArray[np.float32] = torch.softmax(outputs, dim=-1).numpy()
+        return probabilities
+
+
+class _Values:
+    """To be concordant with the values of dimensions.
+
+    Raises:
+        ConfigError: values of another shape or type, options that only classes have, or batches of one row.
+        ProtocolError: a row that trains or validates has no value, or all that train have the same one.
+    """
+
+    score = "validation_ccc"
+
+    def __init__(self, values: Tensor, tasks: Sequence[HeadTask], config: TrainConfig) -> None:
+        if values.dtype != torch.float32 or values.dim() != 2 or values.shape[1] < 1:
+            raise ConfigError(f"Values are {tuple(values.shape)} {values.dtype}, but [N, K] torch.float32 is expected.")
+        if config.class_weights != "none":
+            raise ConfigError(
+                f"--class-weights {config.class_weights} means nothing to dimensions, which have no classes. Leave it out."
+            )
+        if config.selection == "uar":
+            raise ConfigError("--selection uar is for classes. Dimensions are selected by loss or ccc.")
+        if config.batch_size < 2:
+            raise ConfigError(
+                "--batch-size 1 cannot train dimensions: the concordance of a single row is not defined. Use 16 or more."
+            )
+        self.outputs = values.shape[1]
+        self.values = values
+        self.known = values.cpu().numpy()
+        check_values(self.known, tasks, config)
+        self.target_scalers: Sequence[Scaler] | None = [fit_scaler(values, fitted_rows(task, config)) for task in tasks]
+        self.mean = stacked([scaler.mean for scaler in self.target_scalers])  # [H, 1, K]
+        self.std = stacked([scaler.std for scaler in self.target_scalers])
+
+    def to(self, device: str) -> None:
+        """Move what batches are taken from."""
+        self.values = self.values.to(device)
+
+    def targets(self, batches: Tensor) -> Tensor:
+        """Standardised values [H, steps, B, K] of row positions [H, steps, B]."""
+        device = self.values.device
+        mean, std = (of.unsqueeze(1).to(device) for of in (self.mean, self.std))
+        return self.values[batches].sub_(mean).div_(std)
+
+    def loss(self, outputs: Tensor, targets: Tensor, row_weights: Tensor | None) -> Tensor:
+        """[H] of outputs [H, B, K]."""
+        return concordance_loss(outputs, targets, row_weights=row_weights)
+
+    def validate(self, outputs: Tensor, head: int, rows: Rows) -> tuple[float, float]:
+        """1 - CCC and CCC of one head's outputs [n, K], each the mean over the dimensions."""
+        own = outputs * self.std[head] + self.mean[head]
+        found = concordance(self.known[rows].T, own.numpy().T)
+        ccc = float(np.nan_to_num(found).mean())  # not defined where validation rows all have the same value
+        return 1.0 - ccc, ccc
+
+    def finished(self, outputs: Tensor) -> NDArray[np.float32]:
+        """Values on their own scale of outputs [H, n, K]."""
+        values: NDArray[np.float32] = (outputs * self.std + self.mean).numpy()
+        return values
 
 
 class _Stack:
@@ -325,31 +547,30 @@ class _Stack:
         fusion: str,
         options: Mapping[str, object],
         inputs: Sequence[Tensor],
-        labels: Tensor,
+        objective: _Classes | _Values,
         tasks: Sequence[HeadTask],
-        num_classes: int,
         config: TrainConfig,
         device: str,
+        guidance: Guidance | None = None,
     ) -> None:
         self.fusion = fusion
         self.tasks = tasks
         self.config = config
         self.device = device
-        self.num_classes = num_classes
+        self.objective = objective
+        self.objective.to(device)
         self.inputs = [matrix.to(device) for matrix in inputs]
-        self.labels = labels.to(device)
-        self.known_labels = labels.cpu().numpy()
         self.fitted_rows = [fitted_rows(task, config) for task in tasks]
         self.scalers = self._fit_scalers()
         # Per input: what a gathered batch [H, B, D] is standardised with, [H, 1, D] each ([H, R, D] for layers).
-        self.means = [_stacked([s.mean for s in per_head]).to(device) for per_head in self.scalers]
-        self.factors = [_stacked([s.std for s in per_head]).reciprocal().to(device) for per_head in self.scalers]
+        self.means = [stacked([s.mean for s in per_head]).to(device) for per_head in self.scalers]
+        self.factors = [stacked([s.std for s in per_head]).reciprocal().to(device) for per_head in self.scalers]
         self.seeds = [head_seed(task.fold, task.seed) for task in tasks]
         self.head = build_head(
             fusion,
             left_dim=inputs[0].shape[-1],
             right_dim=inputs[1].shape[-1] if len(inputs) == 2 else None,
-            num_classes=num_classes,
+            num_classes=objective.outputs,
             head_seeds=self.seeds,
             hidden_dim=config.hidden_dim,
             input_dropout=config.input_dropout,
@@ -361,9 +582,11 @@ class _Stack:
             if matrix.dim() == 3:
                 self.mixes[position] = LayerMix(matrix.shape[1], head_count=len(tasks))
                 # A part of the head: trained, clipped, selected and kept with its other parameters.
-                self.head.add_module(f"{_SIDES[position]}_mix", self.mixes[position])
+                self.head.add_module(f"{SIDES[position]}_mix", self.mixes[position])
+        self.guidance = guidance
+        if guidance is not None:
+            guidance.attach(self.head, self.seeds)
         self.head.to(device)
-        self.class_weights = self._class_weights()
 
     def run(self, steps: int) -> list[HeadResult]:
         """Train for the config's epochs, keep the chosen copies, test them."""
@@ -373,14 +596,18 @@ class _Stack:
         batches = _BatchWalk(self.fitted_rows, self.seeds, steps=steps, batch_size=config.batch_size)
         watch = _Watch(config, self.head, heads)
         held_out = config.selection != "fixed" and any(len(task.validation) for task in self.tasks)
-        probe = [rows[:_CHUNK_ROWS] for rows in self.fitted_rows]
+        probe = [rows[:CHUNK_ROWS] for rows in self.fitted_rows]
+        recording = True
         curves: dict[str, list[NDArray[np.float64]]] = {}
         for epoch in range(config.epochs):
             rates = [_learning_rate(config, epoch * steps + step, config.epochs * steps) for step in range(steps)]
             points = self._train_epoch(optimiser, batches.next_epoch(), rates)
             self._check_finite(points["train_loss"], epoch)
             points |= self._validate(held_out)
-            points |= _means(self._predict(probe, probe)[1], probe)
+            if recording:
+                recorded = self._predict(probe, probe)[1]
+                recording = bool(recorded)  # a head that records nothing is not asked again
+                points |= _means(recorded, probe)
             for name, values in points.items():
                 curves.setdefault(name, []).append(values)
             if not watch.update(self.head, points, epoch + 1):
@@ -400,16 +627,6 @@ class _Stack:
                 per_head.append(known[key])
             scalers.append(per_head)
         return scalers
-
-    def _class_weights(self) -> Tensor | None:
-        if self.config.class_weights == "none":
-            return None
-        counts = np.stack(
-            [np.bincount(self.known_labels[rows], minlength=self.num_classes) for rows in self.fitted_rows]
-        )
-        present = (counts > 0).sum(axis=1, keepdims=True)
-        weights = counts.sum(axis=1, keepdims=True) / (present * np.maximum(counts, 1))
-        return torch.from_numpy(np.where(counts > 0, weights, 0.0)).float().to(self.device)
 
     def _gather(self, position: int, rows: Tensor) -> Tensor:
         """Standardised rows [H, B, D] of one input for row positions [H, B]."""
@@ -433,18 +650,14 @@ class _Stack:
             batches = torch.cat([batches, batches[..., :1].expand(-1, -1, surplus)], dim=-1)
             row_weights = torch.ones(batches.shape[0], batches.shape[2], device=self.device)
             row_weights[:, config.batch_size :] = 0.0
-        targets = self.labels[batches]  # [H, steps, B]
+        targets = self.objective.targets(batches)  # [H, steps, B], or with a last dimension of C or K
         total, clipped = torch.zeros(2, len(self.tasks), dtype=torch.float64, device=self.device)
         for step, rate in enumerate(rates):
             rows = batches[:, step]
-            logits = self.head(*(self._gather(position, rows) for position in range(len(self.inputs))))
-            losses = cross_entropy(
-                logits,
-                targets[:, step],
-                label_smoothing=config.label_smoothing,
-                class_weights=self.class_weights,
-                row_weights=row_weights,
-            )
+            outputs = self.head(*(self._gather(position, rows) for position in range(len(self.inputs))))
+            losses = self.objective.loss(outputs, targets[:, step], row_weights)
+            if self.guidance is not None:
+                losses = losses + self.guidance.loss(outputs, rows, row_weights)
             torch.autograd.backward(losses.sum())
             total += losses.detach()
             if config.clip_norm > 0.0:
@@ -464,60 +677,57 @@ class _Stack:
             )
 
     def _validate(self, held_out: bool) -> dict[str, NDArray[np.float64]]:
-        """Cross-entropy and UAR of each head on its validation rows, [H] each; NaN where there are none."""
-        points = {name: np.full(len(self.tasks), np.nan) for name in ("validation_loss", "validation_uar")}
-        if not held_out:
-            return points
-        parts = [task.validation for task in self.tasks]
-        logits, _ = self._predict(parts, parts)
-        for head, part in enumerate(parts):
-            if len(part):
-                # Head by head: padded to a common length, the sum would round differently in another stack.
-                own, labels = logits[head : head + 1, : len(part)].double(), self.known_labels[part]
-                points["validation_loss"][head] = float(cross_entropy(own, torch.from_numpy(labels)[None]))
-                predictions = own[0].argmax(dim=-1).numpy()
-                points["validation_uar"][head] = unweighted_average_recall(labels, predictions, self.num_classes)
-        return points
+        """Loss and score of each head on its validation rows, [H] each; NaN where there are none."""
+        loss, score = np.full((2, len(self.tasks)), np.nan)
+        if held_out:
+            parts = [task.validation for task in self.tasks]
+            outputs, _ = self._predict(parts, parts)
+            for head, part in enumerate(parts):
+                if len(part):
+                    # Head by head: padded to a common length, the sum would round differently in another stack.
+                    loss[head], score[head] = self.objective.validate(outputs[head, : len(part)], head, part)
+        return {"validation_loss": loss, self.objective.score: score}
 
     @torch.no_grad()
     def _predict(
         self, left_rows: Sequence[Rows], right_rows: Sequence[Rows]
     ) -> tuple[Tensor, dict[str, NDArray[np.float64]]]:
-        """Logits [H, n, C] on the CPU for each head's rows, n the longest list, and what the heads record [H,
+        """Outputs [H, n, C or K] on the CPU for each head's rows, n the longest list, and what the heads record [H,
         n]."""
         self.head.eval()
         longest = max(len(rows) for rows in left_rows)
-        positions = np.zeros((2, len(self.tasks), -(-longest // _CHUNK_ROWS) * _CHUNK_ROWS), dtype=np.int64)
+        positions = np.zeros((2, len(self.tasks), -(-longest // CHUNK_ROWS) * CHUNK_ROWS), dtype=np.int64)
         for side, lists in enumerate((left_rows, right_rows)):
             for head, rows in enumerate(lists):
                 positions[side, head, : len(rows)] = rows
         at = torch.from_numpy(positions).to(self.device)
-        logits: list[Tensor] = []
+        outputs: list[Tensor] = []
         recorded: dict[str, list[Tensor]] = {}
-        for start in range(0, positions.shape[2], _CHUNK_ROWS):
+        for start in range(0, positions.shape[2], CHUNK_ROWS):
             record: dict[str, Tensor] = {}
-            chunk = at[:, :, start : start + _CHUNK_ROWS]
+            chunk = at[:, :, start : start + CHUNK_ROWS]
             inputs = [self._gather(position, chunk[position]) for position in range(len(self.inputs))]
-            logits.append(self.head(*inputs, record=record).cpu())
+            outputs.append(self.head(*inputs, record=record).cpu())
             for name, values in record.items():
                 recorded.setdefault(name, []).append(values.cpu())
         joined = {name: torch.cat(parts, dim=1)[:, :longest].double().numpy() for name, parts in recorded.items()}
-        return torch.cat(logits, dim=1)[:, :longest], joined
+        return torch.cat(outputs, dim=1)[:, :longest], joined
 
     def _results(self, curves: Mapping[str, Sequence[NDArray[np.float64]]], watch: _Watch) -> list[HeadResult]:
         tests = [task.test for task in self.tasks]
         streams = head_generators(self.seeds, "shuffle")
-        shuffled = [stream.permutation(rows) for stream, rows in zip(streams, tests, strict=True)]
-        logits, recorded = self._predict(tests, tests)
-        straight = torch.softmax(logits, dim=-1).numpy()
-        left_shuffled = torch.softmax(self._predict(shuffled, tests)[0], dim=-1).numpy()
+        shuffled = [task.shuffled_test(stream) for stream, task in zip(streams, self.tasks, strict=True)]
+        finished = self.objective.finished
+        outputs, recorded = self._predict(tests, tests)
+        straight = finished(outputs)
+        left_shuffled = finished(self._predict(shuffled, tests)[0])
         right_shuffled = None
         if len(self.inputs) == 2:
-            right_shuffled = torch.softmax(self._predict(tests, shuffled)[0], dim=-1).numpy()
+            right_shuffled = finished(self._predict(tests, shuffled)[0])
         diagnostics = _means(recorded, tests)
         for position, mix in self.mixes.items():
             weights = mix.weights().detach().double().cpu().numpy()  # [H, R]
-            diagnostics |= {f"{_SIDES[position]}_layer_{r:02d}": weights[:, r] for r in range(weights.shape[1])}
+            diagnostics |= {f"{SIDES[position]}_layer_{r:02d}": weights[:, r] for r in range(weights.shape[1])}
         results = []
         for head, task in enumerate(self.tasks):
             count = len(task.test)
@@ -525,11 +735,9 @@ class _Stack:
             results.append(
                 HeadResult(
                     task=task,
-                    test_probabilities=straight[head, :count].copy(),
-                    left_shuffled_probabilities=left_shuffled[head, :count].copy(),
-                    right_shuffled_probabilities=None
-                    if right_shuffled is None
-                    else right_shuffled[head, :count].copy(),
+                    test_outputs=straight[head, :count].copy(),
+                    left_shuffled_outputs=left_shuffled[head, :count].copy(),
+                    right_shuffled_outputs=None if right_shuffled is None else right_shuffled[head, :count].copy(),
                     curves={
                         name: np.array([point[head] for point in points[:epochs]]) for name, points in curves.items()
                     },
@@ -540,6 +748,7 @@ class _Stack:
                     },
                     left_scaler=self.scalers[0][head],
                     right_scaler=self.scalers[1][head] if len(self.scalers) == 2 else None,
+                    target_scaler=self.objective.target_scalers[head] if self.objective.target_scalers else None,
                 )
             )
         return results
@@ -613,7 +822,7 @@ class _Watch:
 
     def __init__(self, config: TrainConfig, head: nn.Module, heads: int) -> None:
         self._config = config
-        self._selects = config.selection in ("loss", "uar")
+        self._selects = config.selection in SELECTING
         self._score: NDArray[np.float64] | None = None
         self._best_score = np.full(heads, np.inf)
         self._stopped = np.zeros(heads, dtype=np.int64)  # the epoch after which a head stopped, 0 while it goes on
@@ -625,7 +834,8 @@ class _Watch:
         if not self._selects:
             self.best_epoch[:] = epoch
             return True
-        score = points["validation_loss"] if self._config.selection == "loss" else -points["validation_uar"]
+        by = self._config.selection
+        score = points["validation_loss"] if by == "loss" else -points[f"validation_{by}"]
         past = self._config.selection_smoothing
         self._score = score if self._score is None else past * self._score + (1.0 - past) * score
         running = self._stopped == 0
@@ -658,7 +868,7 @@ def _parts(rows: Rows, matrix: Tensor) -> list[Rows]:
     return [rows[at : at + count] for at in range(0, len(rows), count)]
 
 
-def _stacked(per_head: Sequence[Tensor]) -> Tensor:
+def stacked(per_head: Sequence[Tensor]) -> Tensor:
     """Vectors [D] of all heads as [H, 1, D]; matrices [R, D] as [H, R, D]."""
     together = torch.stack(list(per_head))
     return together.unsqueeze(1) if together.dim() == 2 else together
@@ -698,7 +908,8 @@ def _means(recorded: Mapping[str, NDArray[np.float64]], parts: Sequence[Rows]) -
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """While it lasts, torch uses one intra-op thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -707,33 +918,29 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _named(task: HeadTask) -> str:
+    """How a message about a task begins."""
+    return f"Fold {task.fold!r}, seed {task.seed}:"
+
+
 def _check_inputs(
-    left: Tensor,
-    right: Tensor | None,
-    labels: Tensor,
-    tasks: Sequence[HeadTask],
-    steps: int,
-    num_classes: int,
-    config: TrainConfig,
+    left: Tensor, right: Tensor | None, count: int, tasks: Sequence[HeadTask], steps: int, config: TrainConfig
 ) -> None:
-    if steps < 1 or num_classes < 2 or not tasks:
+    if steps < 1 or not tasks:
         raise ConfigError(
-            f"Training needs at least one task, one step per epoch and two classes; got {len(tasks)} task(s), {steps} "
-            f"step(s), {num_classes} class(es)."
+            f"Training needs at least one task and one step per epoch; got {len(tasks)} task(s), {steps} step(s)."
         )
-    count = labels.shape[0]
     for side, matrix in (("left", left), ("right", right)):
         if matrix is None:
             continue
         if matrix.dtype != torch.float32 or matrix.dim() not in (2, 3) or matrix.shape[0] != count:
             raise ConfigError(
                 f"The {side} input is {tuple(matrix.shape)} {matrix.dtype}, but [{count}, D] torch.float32 is expected, or "
-                f"[{count}, R, D] to weight layers: one row per label."
+                f"[{count}, R, D] to weight layers: one row per label or value."
             )
     used = np.zeros(count, dtype=bool)
-    known = labels.cpu().numpy()
     for task in tasks:
-        _check_task(task, known, num_classes, config)
+        _check_task(task, count, config)
         for rows in (task.train, task.validation, task.test):
             used[rows] = True
     for side, matrix in (("left", left), ("right", right)):
@@ -749,9 +956,9 @@ def _check_inputs(
                 )
 
 
-def _check_task(task: HeadTask, labels: NDArray[np.int64], num_classes: int, config: TrainConfig) -> None:
-    where = f"Fold {task.fold!r}, seed {task.seed}:"
-    seen = np.zeros(len(labels), dtype=bool)
+def _check_task(task: HeadTask, count: int, config: TrainConfig) -> None:
+    where = _named(task)
+    seen = np.zeros(count, dtype=bool)
     for part in ("train", "validation", "test"):
         rows = getattr(task, part)
         if rows.dtype != np.int64 or rows.ndim != 1:
@@ -760,19 +967,14 @@ def _check_task(task: HeadTask, labels: NDArray[np.int64], num_classes: int, con
             )
         if len(rows) == 0 and part != "validation":
             raise ProtocolError(f"{where} the {part} part has no rows; every fold needs some.")
-        if len(rows) and (rows.min() < 0 or rows.max() >= len(labels)):
-            raise ProtocolError(f"{where} a {part} row lies outside 0..{len(labels) - 1}.")
+        if len(rows) and (rows.min() < 0 or rows.max() >= count):
+            raise ProtocolError(f"{where} a {part} row lies outside 0..{count - 1}.")
         if seen[rows].any() or len(np.unique(rows)) < len(rows):
             raise ProtocolError(
                 f"{where} a row of the {part} part is used twice; the parts of a fold must be disjoint."
             )
         seen[rows] = True
-        if part != "test" and len(rows) and (labels[rows].min() < 0 or labels[rows].max() >= num_classes):
-            raise ProtocolError(
-                f"{where} a {part} row has no label in 0..{num_classes - 1} (found {labels[rows].min()}.."
-                f"{labels[rows].max()}). Leave rows without a label out of the fold."
-            )
-    if config.selection in ("loss", "uar") and len(task.validation) == 0:
+    if config.selection in SELECTING and len(task.validation) == 0:
         raise ProtocolError(
             f"{where} there are no validation rows to choose an epoch by, as --selection {config.selection} asks. Use a "
             f"protocol with a validation part, or --selection fixed."

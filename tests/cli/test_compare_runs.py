@@ -31,7 +31,7 @@ def test_markdown_and_json(hyfuse: Runner, tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "a", SKILLS)
     write_run(tmp_path / "runs" / "b", SKILLS, chance=1, leave_out=())
     markdown = hyfuse("compare-runs", "a", "b", "--format", "markdown")
-    assert "| cell | first % | second % | difference [95 %] | p | p (Holm) |" in markdown.out
+    assert "| cell | first | second | difference [95 %] | p | p (Holm) |" in markdown.out
     assert "| wav+enc concat | " in markdown.out
     done = hyfuse("compare-runs", "a", "b", "--format", "json")
     content = json.loads(done.out)

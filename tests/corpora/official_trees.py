@@ -65,6 +65,15 @@ def cremad(root: Path) -> Path:
         '"1","1001_DFA_ANG_XX","A:D","37.2:58.6","A","45.5","A","44.2"\n"2","1001_IEO_HAP_LO","N","71","H","57","H","57"\n'
         '"3","1040_ITH_SAD_XX","S","50","S","50","S","50"\n',
     )
+    text(
+        root / "processedResults" / "tabulatedVotes.csv",
+        '"","A","D","F","H","N","S","fileName","numResponses","agreement","emoVote"\n'
+        '"100001",5,5,0,0,1,1,"1001_DFA_ANG_XX",12,0.416666666666667,"A:D"\n'
+        '"100002",0,0,0,3,6,0,"1001_IEO_HAP_LO",9,0.666666666666667,"N"\n'
+        '"100003",0,0,0,0,2,8,"1040_ITH_SAD_XX",10,0.8,"S"\n'
+        '"200001",9,0,0,0,0,0,"1001_DFA_ANG_XX",9,1,"A"\n'  # seen, not heard
+        '"300002",0,0,0,9,0,0,"1001_IEO_HAP_LO",9,1,"H"\n',
+    )
     return root
 
 
@@ -86,7 +95,12 @@ def iemocap(root: Path) -> Path:
                 labels += [
                     f"[{6.2901 + i:.4f} - {8.2357 + i:.4f}]\t{turn}\t{label}\t[{numbers}]",
                     "C-E1:\tNeutral;\t()",
+                    "C-E2:\tFrustration; Anger;\t(mixed; hard to tell)",
+                    "C-E4:\tNeutral state;\t()",
+                    "C-F1:\tExcited;\t()",
                     "A-E3:\tval 3; act 2; dom  2;\t()",
+                    "A-E4:\tval 2; act ; dom  1;\t(mad)",
+                    "A-F1:\tval 5; act 5; dom  5;\t()",
                     "",
                 ]
                 spoken.append(f"{turn} [{6.2901 + i:08.4f}-{8.2357 + i:08.4f}]: {words}")
@@ -111,6 +125,20 @@ def msp_podcast(root: Path, *, table: str = "labels_consensus.csv", development:
     wav(root / "Audios" / "MSP-PODCAST_5000_0001.wav")  # Test3: no label
     header = "FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set"
     text(root / "Labels" / table, "\n".join([header, *(",".join(row) for row in rows), ""]))
+    answers = [
+        (
+            "MSP-PODCAST_0001_0008.wav",
+            "WORKER00000001; Neutral; Neutral,Concerned; A:2.000000; V:4.000000; D:3.000000;",
+        ),
+        (
+            "MSP-PODCAST_0001_0008.wav",
+            "WORKER00000002; Other-curious, maybe; Concerned; A:3.000000; V:4.000000; D:2.000000;",
+        ),
+        ("MSP-PODCAST_0001_0008.wav", "WORKER00000007; Neutral; ; A:1.000000; V:4.000000; D:3.000000;"),
+        ("MSP-PODCAST_0002_0059.wav", "WORKER00000001; Happy; Happy; A:5.000000; V:6.000000; D:5.000000;"),
+    ]
+    lines = [f'{name},"{detail}"' for name, detail in answers]
+    text(root / "Labels" / "labels_detailed.csv", "\n".join(["FileName,EmoDetail", *lines, ""]))
     text(root / "Transcripts" / "MSP-PODCAST_0001_0008.txt", "So, what happened?\n")
     text(root / "readme.txt", "MSP-PODCAST Database\nRelease 1.10 (March 2022)\n")
     return root

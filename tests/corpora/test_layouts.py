@@ -213,6 +213,25 @@ def test_cremad_actors_votes_and_sentences(built: dict[str, Path]) -> None:
     assert rows["1002_TIE_NEU_XX"]["voice_vote"] == ""
 
 
+def test_cremad_counts_what_was_heard_not_what_was_seen(built: dict[str, Path], tmp_path: Path) -> None:
+    found = listing("cremad", built["cremad"])
+    rows = rows_by_id(found)
+    assert rows["1001_DFA_ANG_XX"]["emotion_votes"] == "ANG:5;DIS:5;NEU:1;SAD:1"
+    assert rows["1001_IEO_HAP_LO"]["emotion_votes"] == "HAP:3;NEU:6"
+    assert rows["1040_ITH_SAD_X"]["emotion_votes"] == "NEU:2;SAD:8"  # misnamed in the release, but not in the table
+    assert rows["1002_TIE_NEU_XX"]["emotion_votes"] == ""
+    table = trees.cremad(tmp_path) / "processedResults" / "tabulatedVotes.csv"
+    table.write_text(table.read_text().replace('100002",0,', '100002",few,'))
+    with pytest.raises(
+        ManifestError, match=r"tabulatedVotes\.csv, 1001_IEO_HAP_LO: few, 0, 0, 3, 6, 0 are not all whole"
+    ):
+        listing("cremad", tmp_path)
+    table.unlink()
+    found = listing("cremad", tmp_path)
+    assert all("emotion_votes" not in row for row in found.rows)
+    assert "tabulatedVotes.csv is missing: how many listeners heard what (emotion_votes)" in messages(found, "note")
+
+
 def test_cremad_misnamed_and_silent_recordings_are_known(built: dict[str, Path]) -> None:
     found = listing("cremad", built["cremad"])
     row = rows_by_id(found)["1040_ITH_SAD_X"]
@@ -258,6 +277,19 @@ def test_iemocap_session_dialogue_times_and_words(built: dict[str, Path]) -> Non
     assert float(str(row["turn_end_s"])) - float(str(row["turn_start_s"])) == pytest.approx(1.9456)
     assert rows["Ses02F_impro01_F000"]["scenario"] == "improvised"
     assert not found.findings
+
+
+def test_iemocap_evaluators_have_a_vote_each_and_actors_none(built: dict[str, Path]) -> None:
+    row = rows_by_id(listing("iemocap", built["iemocap"]))["Ses01F_impro01_F000"]
+    assert row["emotion_votes"] == "ang:0.5;fru:0.5;neu:2"
+    assert (row["valence_ratings"], row["arousal_ratings"], row["dominance_ratings"]) == ("3;2", "2", "2;1")
+
+
+def test_iemocap_without_evaluators_has_no_columns_of_them(tmp_path: Path) -> None:
+    line = "[0.0 - 1.5]\tSes01F_impro01_F000\tneu\t[2.5, 2.5, 2.5]"
+    trees.text(tmp_path / "Session1" / "dialog" / "EmoEvaluation" / "Ses01F_impro01.txt", line)
+    (row,) = listing("iemocap", tmp_path).rows
+    assert not [name for name in row if name.endswith(("_votes", "_ratings"))]
 
 
 def test_iemocap_says_what_is_missing(tmp_path: Path) -> None:
@@ -306,6 +338,34 @@ def test_msp_podcast_both_spellings(table: str, tmp_path: Path) -> None:
     assert (row["arousal"], row["valence"], row["dominance"]) == ("2.2", "4.0", "2.6")  # EmoAct, EmoVal, EmoDom
     assert (row["speaker"], row["sex"], row["transcript"]) == ("127", "male", "So, what happened?")
     assert row["path"] == "Audios/MSP-PODCAST_0001_0008.wav"
+
+
+def test_msp_podcast_workers_of_both_forms_of_the_table(tmp_path: Path) -> None:
+    root = trees.msp_podcast(tmp_path)
+    rows = rows_by_id(listing("msp-podcast", root))
+    row = rows["MSP-PODCAST_0001_0008"]
+    assert row["emotion_votes"] == "N:2;O:1"
+    assert (row["arousal_ratings"], row["valence_ratings"], row["dominance_ratings"]) == ("2;3;1", "4;4;4", "3;2;3")
+    assert "emotion_votes" not in rows["MSP-PODCAST_0003_0271"]
+    lines = [
+        "FileName,Workers,EmoClass_Major,EmoClass_Second,EmoDom,EmoVal,EmoAct",
+        "MSP-PODCAST_0001_0008.wav,W1,Neutral,Neutral,3,4,2",
+        "MSP-PODCAST_0001_0008.wav,W2,Other-curious,Concerned,2,4,3",
+        "MSP-PODCAST_0001_0008.wav,W7,Neutral,,3,4,1",
+    ]
+    trees.text(root / "Labels" / "labels_detailed.csv", "\n".join([*lines, ""]))
+    again = rows_by_id(listing("msp-podcast", root))["MSP-PODCAST_0001_0008"]
+    assert again == row
+    trees.text(root / "Labels" / "labels_detailed.csv", "\n".join([*lines, "MSP-PODCAST_0001_0008.wav,W8,Sad,,x,4,1"]))
+    with pytest.raises(ManifestError, match=r"labels_detailed\.csv, line 5: 1, 4, x are not all numbers"):
+        listing("msp-podcast", root)
+    trees.text(root / "Labels" / "labels_detailed.csv", "FileName,Worker\n")
+    with pytest.raises(ManifestError, match=r"has the columns filename, worker; expected FileName and EmoDetail, or"):
+        listing("msp-podcast", root)
+    (root / "Labels" / "labels_detailed.csv").unlink()
+    found = listing("msp-podcast", root)
+    assert "labels_detailed.csv is missing: only the consensus is known" in messages(found, "note")
+    assert not [name for row in found.rows for name in row if name.endswith(("_votes", "_ratings"))]
 
 
 def test_msp_podcast_unknown_speakers_stay_unknown(built: dict[str, Path]) -> None:
@@ -422,6 +482,7 @@ def test_emotale_raters_languages_and_children(built: dict[str, Path]) -> None:
     assert row["valence"] == pytest.approx((1.5 + 2.5 + 2) / 3)
     assert row["dominance"] == pytest.approx((4.5 + 5 + 4) / 3)
     assert row["rater_emotions"] == "A:A:B"
+    assert (row["emotion_votes"], row["arousal_ratings"], row["valence_ratings"]) == ("A:2;B:1", "4;4;5", "1.5;2.5;2")
     assert (row["language"], rows["EN_001_H_3"]["language"]) == ("da", "en")
     assert row["speaker"] == rows["EN_001_H_3"]["speaker"] == "001"  # one person in both languages
     assert {r["speaker"] for r in rows.values() if r["age_group"] == "child"} == {"008", "014"}
@@ -435,6 +496,7 @@ def test_emotale_raters_who_did_not_answer_are_left_out(tmp_path: Path) -> None:
     table.write_text(table.read_text().replace("DK_001_A_1.wav,4.0,1.5", "DK_001_A_1.wav,,"))
     row = rows_by_id(listing("emotale", root))["DK_001_A_1"]
     assert (row["arousal"], row["valence"]) == (4.5, 2.25)
+    assert (row["arousal_ratings"], row["valence_ratings"], row["dominance_ratings"]) == ("4;5", "2.5;2", "4.5;5;4")
     table.write_text(table.read_text().replace("DK_001_B_2.wav,4.0", "DK_001_B_2.wav,high"))
     with pytest.raises(ManifestError, match=r"annotations\.csv, DK_001_B_2\.wav: high, 4\.0, 5\.0 are not all numbers"):
         listing("emotale", root)

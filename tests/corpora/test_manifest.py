@@ -96,6 +96,37 @@ def test_labels_of_a_corpus_are_left_alone() -> None:
     assert manifest_from_rows("toy", [row]).table.iloc[0]["emotion"] == "Happy"
 
 
+def test_what_raters_said_has_one_form(tmp_path: Path) -> None:
+    text = (
+        HEADER.replace("\n", ",emotion_votes,valence_ratings\n")
+        + "u,a.wav,s,Happy,neu:1; JOY:2;happy:1,4;5.0\nv,b.wav,s,,,\n"
+    )
+    table = read_manifest(_csv(tmp_path, text)).table
+    assert table["emotion_votes"].tolist() == ["happiness:3;neutral:1", ""]
+    assert table["valence_ratings"].tolist() == ["4;5", ""]
+    assert tuple(table.columns) == (*COLUMNS, "emotion_votes", "valence_ratings")  # no column that the table has not
+    corpus = {**ROWS[0], "emotion_votes": "Happy:1"}
+    assert manifest_from_rows("toy", [corpus]).table.iloc[0]["emotion_votes"] == "Happy:1"  # mapped by its card already
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "message"),
+    [
+        (
+            "emotion_votes",
+            "anger;anger;neutral",
+            "expected emotions and how many raters named each, such as 'anger:3;neutral:1'",
+        ),
+        ("emotion_votes", "anger:-1", "expected emotions and how many"),
+        ("arousal_ratings", "4 4 5", "expected one number per rater, such as '4;4;5'"),
+    ],
+)
+def test_what_raters_cannot_have_said_is_an_error(column: str, cell: str, message: str) -> None:
+    rows = [ROWS[0], {**ROWS[1], column: cell}]
+    with pytest.raises(ManifestError, match=f"row 2: {column} is {cell!r}, {message}"):
+        _manifest(rows)
+
+
 # ------------------------------------------------------------------------------------------------ digest and round trips
 
 

@@ -103,6 +103,37 @@ def test_iemocap_labels_sessions_and_empty_labels(tmp_path: Path) -> None:
     assert sorted(set(table["session"])) == ["1", "2", "3", "4", "5"]
 
 
+def test_votes_are_mapped_by_the_card_like_labels(tmp_path: Path) -> None:
+    root = trees.iemocap(tmp_path)
+    path = root / "Session1" / "dialog" / "EmoEvaluation" / "Ses01F_impro01.txt"
+    path.write_text(
+        path.read_text().replace("C-E1:\tNeutral;", "C-E1:\tHappiness; Excited;").replace("Neutral state;", "Bored;")
+    )
+    prepared = prepare("iemocap", root)
+    table = prepared.manifest.table.set_index("utterance_id")
+    assert table.loc["Ses02F_impro01_F000", "emotion_votes"] == "anger:0.5;frustration:0.5;neutral:2"
+    assert table.loc["Ses01F_impro01_F000", "emotion_votes"] == "anger:0.5;frustration:0.5;happiness:1"
+    assert "maps to no emotion: 'bored' (2). They are left out of emotion_votes" in said(prepared.findings, "warning")
+    assert "maps to no emotion" not in said(prepare("iemocap", trees.iemocap(tmp_path / "as it is")).findings)
+
+
+def test_a_manifest_without_raters_has_no_columns_of_them_and_the_digest_that_it_always_had(tmp_path: Path) -> None:
+    manifest = prepare("emodb", trees.emodb(tmp_path)).manifest
+    assert not [name for name in manifest.table.columns if name.endswith(("_votes", "_ratings"))]
+    # Measured before there were such columns: stores in caches of that time remain stores of this manifest.
+    row = {"utterance_id": "a", "path": "a.wav", "speaker": "s", "emotion": "anger", "arousal": 2.5}
+    assert manifest_from_rows("toy", [row]).digest.startswith("0918063f74a439f9")
+
+
+def test_the_audit_says_how_much_raters_agree(tmp_path: Path) -> None:
+    found = {one.what: one for one in check("emotale", trees.emotale(tmp_path)).summary["agreement"]}
+    assert sorted(found) == ["arousal", "dominance", "emotion", "valence"]
+    assert (found["emotion"].utterances, found["emotion"].answers, found["emotion"].torn) == (5, 15, 0)
+    # Five times A, A, B: 5 of 15 coincidences agree; by chance 10 * 9 + 5 * 4 of 15 * 14.
+    assert found["emotion"].alpha == pytest.approx(1 - (10 / 15) / (1 - 110 / 210))
+    assert check("emodb", trees.emodb(tmp_path / "emodb")).summary["agreement"] == ()
+
+
 def test_a_label_that_the_card_does_not_know_is_named(tmp_path: Path) -> None:
     root = trees.nemo(tmp_path)
     table = root / "data.tsv"

@@ -23,8 +23,22 @@ def speechlike(samples: int, *, seed: int) -> Tensor:
     return (envelope * (0.1 * buzz + 0.05 * noise) + 0.002 * noise).float()
 
 
+def clip_for(encoder: Encoder, samples: int, *, seed: int) -> Tensor:
+    """What an encoder takes: speech-like sound of so many samples; of text, token ids, fewer of them for fewer samples."""
+    if not encoder.spec.takes_text:
+        return speechlike(samples, seed=seed)
+    count, vocabulary = max(2, min(512, samples // 200)), int(str(encoder.spec.settings["vocab_size"]))
+    ids = torch.randint(5, vocabulary, (count,), generator=torch.Generator().manual_seed(seed))
+    # Special tokens at both ends, as a tokenizer puts them.
+    ids[[0, -1]] = torch.tensor([0, 2] if encoder.spec.settings["model_type"] == "roberta" else [2, 3])
+    return ids
+
+
 def ragged_clips(encoder: Encoder) -> list[Tensor]:
     """Below the shortest length, at it and around it, odd remainders, equal lengths, long ones, one with appended silence."""
+    if encoder.spec.takes_text:
+        lengths = (1, 600, 700, 1400, 1400, 2600, 8000, 25_000, 51_199, 102_400)
+        return [clip_for(encoder, samples, seed=index) for index, samples in enumerate(lengths)]
     shortest, hop = encoder.min_samples, encoder.spec.hop_samples or 160
     lengths = [1, shortest - 1, shortest, shortest + 1, 7 * hop, 9 * hop + 1, 12 * hop - 1, 20011, 20011, 33333]
     clips = [speechlike(max(1, length), seed=index) for index, length in enumerate(lengths)]

@@ -13,7 +13,7 @@ from pipelines.encoders.naive import OWN_ENCODER, NaiveCall, naive_call
 from pipelines.encoders.torchaudio_guard import ensure_torchaudio_importable
 from pipelines.encoders.weights import WeightsInfo
 from pipelines.encoders.xvector import NOISE_MEAN
-from tests.encoders.batches import relative_error, speechlike
+from tests.encoders.batches import clip_for, relative_error, speechlike
 
 TINY = [name for name in encoder_names(tiny=True) if CATALOGUE[name].is_tiny]
 OTHER_WEIGHTS = {"dac-tiny", "mimi-tiny", "snac-tiny"}
@@ -39,7 +39,7 @@ def test_shapes_and_numbers_are_the_encoders(name: str) -> None:
     naive = naive_call(encoder)
     assert naive.same_weights == (name not in OTHER_WEIGHTS or naive.kind == OWN_ENCODER)
     for samples in (20011, 300):
-        clip = speechlike(samples, seed=samples)
+        clip = clip_for(encoder, samples, seed=samples)
         own, found = encoder.encode([clip])[0], naive.encode(clip)
         assert [frames.shape for frames in found] == [frames.shape for frames in own.values()]
         for (representation, expected), frames in zip(own.items(), found, strict=True):

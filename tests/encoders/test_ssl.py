@@ -66,6 +66,7 @@ def test_the_catalogue_has_the_family() -> None:
         "hubert",
         "hubert-large",
         "wav2vec2",
+        "wav2vec2-ctc",
         "xls-r",
         "mms",
         "unispeech-sat",

@@ -65,10 +65,10 @@ def made_up_cell(
     np.put_along_axis(probabilities, plain[..., None], 0.7, axis=2)
     shuffled: Sequence[NDArray[np.int64]] = [plain if drop == 0 else predictions(skill - drop) for drop in drops]
     made = CellPredictions(
-        labels=labels,
+        truth=labels,
         speakers=[f"s{one:02d}" for one in who],
         folds=[str(one % 5) for one in who],
-        probabilities=probabilities,
+        outputs=probabilities,
         left_shuffled=shuffled[0],
         right_shuffled=shuffled[1] if right else None,
         diagnostics=dict(diagnostics or {}),

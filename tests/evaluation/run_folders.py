@@ -97,7 +97,7 @@ def write_run(
         records,
         utterance_ids=[f"u{row:03d}" for row in range(len(labels))],
         speakers=[f"s{one:02d}" for one in who],
-        labels=labels,
+        truth=labels,
         classes=classes,
     )
     return path

@@ -38,13 +38,13 @@ def test_a_run_read_back_has_the_scores_that_it_was_made_with(tmp_path: Path) ->
         heads.append(HeadRecord(row, test, rows[[f"p_{name}" for name in CLASSES]].to_numpy(np.float32), *shuffled))
     labels = np.array([CLASSES.index(run.labels[name]) for name in ids])
     speakers = [run.speakers[name] for name in ids]
-    made = score_cell(Cell("wav", "enc", "concat"), heads, labels=labels, speakers=speakers, num_classes=3)
+    made = score_cell(Cell("wav", "enc", "concat"), heads, truth=labels, speakers=speakers)
     read = run.scores[3]
     assert read == made
-    np.testing.assert_array_equal(read.counts, made.counts)
+    np.testing.assert_array_equal(read.tallies, made.tallies)
     assert read.diagnostics == {"norm": 0.25}
     assert (read.seeds, run.scores[2].seeds) == (3, 1)
-    assert run.scores[0].right_shuffled_counts is None
+    assert run.scores[0].right_shuffled_tallies is None
 
 
 def test_a_run_read_back_makes_the_table(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_what_differs_and_whether_it_shows(tmp_path: Path) -> None:
     assert list(cells) == list(SKILLS)
     concat = cells["wav+enc concat"]
     assert concat.p_holm < 1e-3
-    expected = paired_difference(concat.second.counts, concat.first.counts)
+    expected = paired_difference(concat.second.tallies, concat.first.tallies)
     assert concat.differences["uar"] == expected
     assert concat.differences["uar"].value == pytest.approx(concat.second.uar - concat.first.uar)
     assert concat.differences["accuracy"].value == pytest.approx(concat.second.accuracy - concat.first.accuracy)

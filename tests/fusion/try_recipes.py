@@ -164,9 +164,9 @@ def _pooled(data: Data, results: Sequence[HeadResult], name: str) -> float:
     key = lambda result: (result.task.fold.split("/")[0], result.task.seed)  # noqa: E731
     for _, group in itertools.groupby(sorted(results, key=key), key=key):
         members = list(group)
-        if getattr(members[0], f"{name}_probabilities") is None:
+        if getattr(members[0], f"{name}_outputs") is None:
             return float("nan")
-        predictions = np.concatenate([getattr(member, f"{name}_probabilities").argmax(axis=1) for member in members])
+        predictions = np.concatenate([getattr(member, f"{name}_outputs").argmax(axis=1) for member in members])
         truth = data.labels[np.concatenate([member.task.test for member in members])]
         scores.append(unweighted_average_recall(truth, predictions, data.classes))
     return float(np.mean(scores))
@@ -175,7 +175,7 @@ def _pooled(data: Data, results: Sequence[HeadResult], name: str) -> float:
 def _by_speaker(data: Data, results: Sequence[HeadResult]) -> NDArray[np.float64]:
     scores: dict[str, list[float]] = {}
     for result in results:
-        predictions = result.test_probabilities.argmax(axis=1)
+        predictions = result.test_outputs.argmax(axis=1)
         for speaker in set(data.speakers[result.task.test]):
             own = data.speakers[result.task.test] == speaker
             truth = data.labels[result.task.test][own]

@@ -13,11 +13,18 @@ import torch
 
 from pipelines.encoders.catalogue import CATALOGUE, encoder_names
 from pipelines.encoders.naive import naive_call
-from tests.encoders.batches import assert_batched_equals_alone, frames_off, ragged_clips, relative_error, speechlike
+from tests.encoders.batches import (
+    assert_batched_equals_alone,
+    clip_for,
+    frames_off,
+    ragged_clips,
+    relative_error,
+    speechlike,
+)
 from tests.gpu.devices import DEVICES, encoder_on
 
 TINY = [name for name in encoder_names(tiny=True) if CATALOGUE[name].is_tiny]
-FULL = encoder_names()
+FULL = [name for name in encoder_names() if name != "egemaps"]  # needs a package that is not part of hyfuse
 ONE_PER_FAMILY = list({CATALOGUE[name].factory: name for name in reversed(TINY)}.values())
 CUDA_EQUALS_CPU = 1e-3
 BF16_ERROR = 0.05
@@ -55,7 +62,7 @@ def test_equals_the_cpu(device: str, name: str) -> None:
     encoder, on_cpu = encoder_on(device, name), encoder_on("cpu", name)
     assert encoder.device.type == device
     assert encoder.weights == on_cpu.weights
-    clips = [speechlike(samples, seed=samples) for samples in (20011, 33333, encoder.min_samples)]
+    clips = [clip_for(encoder, samples, seed=samples) for samples in (20011, 33333, encoder.min_samples)]
     off = total = 0
     for found, expected in zip(encoder.encode(clips), on_cpu.encode(clips), strict=True):
         for representation, frames in expected.items():
@@ -75,7 +82,7 @@ def test_equals_the_naive_call(device: str, name: str) -> None:
         naive = naive_call(encoder)
     except ModuleNotFoundError as error:
         pytest.skip(f"the upstream call of {name} needs the package {error.name}, which is not installed")
-    clip = speechlike(33333, seed=2)
+    clip = clip_for(encoder, 33333, seed=2)
     own, found = encoder.encode([clip])[0], naive.encode(clip)
     assert [frames.shape for frames in found] == [frames.shape for frames in own.values()]
     assert {frames.device.type for frames in found} == {device}

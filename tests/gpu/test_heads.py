@@ -45,9 +45,9 @@ def _train(fusion: str, device: str, *, heads: int = 2, layers: bool = False) ->
 def _assert_near(found: Sequence[HeadResult], expected: Sequence[HeadResult]) -> None:
     """Results to 1e-3: probabilities, also with either input shuffled, losses, and what heads record of themselves."""
     for ours, theirs in zip(found, expected, strict=True):
-        assert ours.test_probabilities.shape == (50, CLASSES)
-        assert np.ptp(theirs.test_probabilities) > 0.05  # something was learnt, so something could differ
-        for name in ("test_probabilities", "left_shuffled_probabilities", "right_shuffled_probabilities"):
+        assert ours.test_outputs.shape == (50, CLASSES)
+        assert np.ptp(theirs.test_outputs) > 0.05  # something was learnt, so something could differ
+        for name in ("test_outputs", "left_shuffled_outputs", "right_shuffled_outputs"):
             if getattr(theirs, name) is not None:
                 np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=0, atol=1e-3)
         np.testing.assert_allclose(ours.curves["train_loss"], theirs.curves["train_loss"], rtol=0, atol=1e-3)

@@ -41,6 +41,7 @@ def make_run(
     random: Sequence[str] = (),
     speaker_independent: bool = True,
     layers: Sequence[str] = (),
+    dimensions: Sequence[str] = (),
 ) -> Path:
     """Write a run.
 
@@ -60,27 +61,30 @@ def make_run(
         random: encoders with random weights.
         speaker_independent: what the protocol says.
         layers: of the first left encoder, weighted by every head.
+        dimensions: what was learned instead of emotions, on a scale from 1 to 5.
     """
     generator = np.random.default_rng(0)
+    rung = "ridge" if dimensions else "logistic"
     count = len(speakers) * per_speaker
     labels = np.arange(count) % len(classes)
     who = np.repeat(np.arange(len(speakers)), per_speaker)
     ids = np.array([f"u{index:05d}" for index in range(count)])
     fold_of = who % folds
     cells: list[dict[str, Any]] = [{"left": name, "right": "", "fusion": "single"} for name in (*lefts, *rights)]
-    cells += [{"left": name, "right": "", "fusion": "logistic"} for name in (*lefts, *rights)]
+    cells += [{"left": name, "right": "", "fusion": rung} for name in (*lefts, *rights)]
     cells += [
         {"left": left, "right": right, "fusion": fusion}
         for left in lefts
         for right in rights
-        for fusion in (*fusions, "logistic")
+        for fusion in (*fusions, rung)
     ]
     rows, frames = [], []
+    truth = np.clip(generator.normal(3, 1, size=(count, len(dimensions))), 1, 5).astype(np.float32)
     for cell in cells:
         left, right, fusion = cell["left"], cell["right"], cell["fusion"]
         title = f"{left}+{right} {fusion}" if right else left if fusion == "single" else f"{left} {fusion}"
         skill = generator.uniform(0.5, 2.5)
-        for seed in range(1 if fusion == "logistic" else seeds):
+        for seed in range(1 if fusion == rung else seeds):
             logits = generator.normal(size=(count, len(classes)))
             logits[np.arange(count), labels] += skill
             probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -88,6 +92,26 @@ def make_run(
             noise = generator.integers(0, len(classes), size=(2, count))
             shuffled_right = predicted if fusion in ignored else noise[1]
             names = np.array(classes, dtype=object)
+            found: dict[str, Any] = {
+                "label": names[labels],
+                "prediction": names[predicted],
+                "left_shuffled": names[noise[0]],
+                "right_shuffled": names[shuffled_right] if right else "",
+                **{f"p_{name}": probabilities[:, place].astype(np.float32) for place, name in enumerate(classes)},
+            }
+            if dimensions:
+                guessed = (truth + generator.normal(0, 2 / skill, size=truth.shape)).astype(np.float32)
+                others = [
+                    generator.permutation(guessed),
+                    guessed if fusion in ignored else generator.permutation(guessed),
+                ]
+                kinds = {"true": truth, "predicted": guessed, "left_shuffled": others[0],
+                         "right_shuffled": others[1] if right else np.full_like(truth, np.nan)}  # fmt: skip
+                found = {
+                    f"{kind}_{name}": values[:, place]
+                    for place, name in enumerate(dimensions)
+                    for kind, values in kinds.items()
+                }
             frames.append(
                 pd.DataFrame(
                     {
@@ -95,11 +119,7 @@ def make_run(
                         "fold": [str(fold + 1) for fold in fold_of],
                         "utterance_id": ids,
                         "speaker": np.array(speakers, dtype=object)[who],
-                        "label": names[labels],
-                        "prediction": names[predicted],
-                        "left_shuffled": names[noise[0]],
-                        "right_shuffled": names[shuffled_right] if right else "",
-                        **{f"p_{name}": probabilities[:, place].astype(np.float32) for place, name in enumerate(classes)},
+                        **found,
                     }
                 )
             )  # fmt: skip
@@ -116,10 +136,10 @@ def make_run(
                         "options": {},
                         "left_source": {"layers": list(layers) if left == lefts[0] else []},
                         "right_source": {"layers": []} if right else None,
-                        "metrics": {"uar": 0.5},
+                        "metrics": {"ccc" if dimensions else "uar": 0.5},
                         "best_epoch": epochs,
                         "curves": {
-                            "train_loss": [2.0 / (epoch + 1) for epoch in range(1 if fusion == "logistic" else epochs)],
+                            "train_loss": [2.0 / (epoch + 1) for epoch in range(1 if fusion == rung else epochs)],
                             "validation_loss": [None] * epochs,
                         },
                         "diagnostics": {"fused_norm": 0.4, **weighted} if fusion == "hyperbolic" else weighted,
@@ -128,7 +148,10 @@ def make_run(
     config = {
         "hyfuse": "0.1.0",
         "corpus": corpus,
-        "classes": list(classes),
+        "classes": [] if dimensions else list(classes),
+        "target": "dimensions" if dimensions else "emotion",
+        "dimensions": list(dimensions),
+        "labels": "hard",
         "condition": "clean",
         "protocol": f"speaker-{folds}fold",
         "speaker_independent": speaker_independent,

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -14,43 +13,7 @@ from pipelines.errors import RunError
 from pipelines.reports.page import HEAT_STEPS, build_page, contrast, heat_colours, write_page
 from pipelines.reports.run_data import RunData, read_run_data
 from tests.reports.fake_run import HOSTILE, make_run
-
-
-class _Page(HTMLParser):
-    """Elements, attributes and text of a page, as a browser would see them."""
-
-    VOID = frozenset({"meta", "link", "input", "br", "img"})
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.inside: list[str] = []
-        self.texts: list[str] = []
-        self.data = ""
-        self.wrong: list[str] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.inside.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self.inside or self.inside[-1] != tag:
-            self.wrong.append(f"</{tag}> within {self.inside[-2:]}")
-        else:
-            self.inside.pop()
-
-    def handle_data(self, data: str) -> None:
-        if self.inside and self.inside[-1] == "script":
-            self.data = self.data or data  # the first script holds the data
-        elif not self.inside or self.inside[-1] != "style":
-            self.texts.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.texts).split())
+from tests.reports.parsed import Page
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> RunData:
 
 def test_the_page_is_well_formed_and_asks_for_nothing(data: RunData) -> None:
     html = build_page(data)
-    page = _Page(html)
+    page = Page(html)
     assert page.wrong == []
     assert page.inside == []
     for tag, attributes in page.elements:
@@ -83,7 +46,7 @@ def test_the_same_run_gives_the_same_bytes(data: RunData, tmp_path: Path) -> Non
 
 
 def test_every_cell_stands_in_the_table_with_its_interval(data: RunData) -> None:
-    page = _Page(build_page(data))
+    page = Page(build_page(data))
     labels = [attributes["aria-label"] or "" for tag, attributes in page.elements if "data-cell" in attributes]
     # Per pair: two singles, two by logistic regression, two fusions and logistic regression.
     assert len(labels) == 4 * (4 + 3)
@@ -113,7 +76,7 @@ def test_of_two_pairs_the_heads_are_the_rows(tmp_path: Path) -> None:
 
 def test_what_the_script_gets_is_what_the_predictions_say(data: RunData) -> None:
     """Recall, confusion and speakers against scikit-learn on the predictions themselves."""
-    cells = json.loads(_Page(build_page(data)).data)["cells"]
+    cells = json.loads(Page(build_page(data)).data)["cells"]
     table = pd.read_parquet(data.run.path / "predictions.parquet")
     cell = next(cell for cell in cells if cell["title"] == "wavlm+encodec concat")
     mine = table[table["cell"] == cell["title"]]
@@ -138,7 +101,7 @@ def test_a_fusion_that_ignores_an_input_says_so(data: RunData) -> None:
     cell = next(cell for cell in data.cells if cell.title == "wavlm+encodec hyperbolic")
     assert "†" in cell.marks
     assert any("does not depend on the right input" in remark for remark in cell.remarks)
-    payload = json.loads(_Page(build_page(data)).data)["cells"]
+    payload = json.loads(Page(build_page(data)).data)["cells"]
     shown = next(entry for entry in payload if entry["title"] == cell.title)
     assert shown["values"]["right_drop"] == 0
     assert shown["values"]["left_drop"] > 0.1
@@ -175,7 +138,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     )  # fmt: skip
     data = read_run_data(run)
     html = build_page(data)
-    page = _Page(html)
+    page = Page(html)
     assert page.wrong == []
     tags = [tag for tag, _ in page.elements]
     assert tags.count("script") == 2
@@ -198,7 +161,7 @@ def test_a_backtick_in_a_name_does_not_make_code_of_the_rest(tmp_path: Path) -> 
 def test_singles_alone_make_a_page_too(tmp_path: Path) -> None:
     data = read_run_data(make_run(tmp_path / "run", rights=(), fusions=()))
     assert data.grid.columns == ("alone", "logistic")
-    page = _Page(build_page(data))
+    page = Page(build_page(data))
     assert page.wrong == []
     assert "left_drop" not in [kind["key"] for kind in json.loads(page.data)["metrics"]]
 
@@ -206,7 +169,7 @@ def test_singles_alone_make_a_page_too(tmp_path: Path) -> None:
 def test_one_speaker_has_no_intervals_and_no_number_is_nan(tmp_path: Path) -> None:
     data = read_run_data(make_run(tmp_path / "run", speakers=("only",), folds=1, per_speaker=30))
     html = build_page(data)
-    payload = json.loads(_Page(html).data)
+    payload = json.loads(Page(html).data)
     assert payload["cells"][0]["intervals"]["uar"] == [None, None]
     assert not re.findall(r"\bnan\b", html[html.index("<main>") : html.index("<script")], re.IGNORECASE)
 
@@ -242,3 +205,63 @@ def test_a_folder_that_is_no_finished_run_says_what_to_do(tmp_path: Path) -> Non
     (run / "config.json").write_text("{")
     with pytest.raises(RunError, match=r"config.json.*cannot be read.*Run the same"):
         read_run_data(run)
+
+
+# ------------------------------------------------------------------------------------------------ dimensions
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory: pytest.TempPathFactory) -> RunData:
+    folder = tmp_path_factory.mktemp("runs") / "values"
+    return read_run_data(make_run(folder, dimensions=("arousal", "valence"), ignored=("hyperbolic",), per_speaker=60))
+
+
+def test_a_run_on_dimensions_has_a_page_without_emotions(values: RunData) -> None:
+    html = build_page(values)
+    page = Page(html)
+    assert page.wrong == []
+    assert "6 speakers, arousal, valence; speaker-3fold" in page.text
+    assert "cell-confusion" not in {attributes.get("id") for _, attributes in page.elements}
+    assert "UAR" not in page.text
+    payload = json.loads(page.data)
+    assert [kind["key"] for kind in payload["metrics"]][:3] == ["ccc", "ccc_arousal", "ccc_valence"]
+    assert payload["metrics"][1]["text"] == "CCC of arousal"
+    assert page.text.count("The same for") == 2  # the answers of each dimension alone
+    assert "ridge regression" in page.text
+
+
+def test_values_are_those_of_the_predictions(values: RunData) -> None:
+    """CCC, its parts by speaker, and the sample of true and predicted values, against the predictions themselves."""
+    payload = json.loads(Page(build_page(values)).data)
+    table = pd.read_parquet(values.run.path / "predictions.parquet")
+    cell = next(cell for cell in payload["cells"] if cell["title"] == "wavlm+encodec concat")
+    mine = table[table["cell"] == cell["title"]]
+
+    def ccc(part: pd.DataFrame, name: str) -> float:
+        x, y = part[f"predicted_{name}"].astype(float), part[f"true_{name}"].astype(float)
+        shared = 2 * np.cov(x, y, bias=True)[0, 1]
+        return float(shared / (x.var(ddof=0) + y.var(ddof=0) + (x.mean() - y.mean()) ** 2))
+
+    for name in ("arousal", "valence"):
+        expected = np.mean([ccc(part, name) for _, part in mine.groupby("seed")])
+        assert cell["values"][f"ccc_{name}"] == pytest.approx(expected, abs=1e-4)
+    both = np.mean([cell["values"][f"ccc_{name}"] for name in ("arousal", "valence")])
+    assert cell["values"]["ccc"] == pytest.approx(both, abs=1e-4)
+    by_speaker = {name: value for name, value, _ in cell["speakers"]}
+    for speaker, part in mine.groupby("speaker"):
+        expected = np.mean([[ccc(p, name) for name in ("arousal", "valence")] for _, p in part.groupby("seed")])
+        assert by_speaker[speaker] == pytest.approx(expected, abs=1e-3)
+    assert len(payload["sample"]) == len(cell["predicted"][0]) == len(payload["truth"][1]) == 300  # of 360
+    means = mine.groupby("utterance_id")[["predicted_valence", "true_valence"]].mean().loc[payload["sample"]]
+    np.testing.assert_allclose(cell["predicted"][1], means["predicted_valence"], atol=1e-3)
+    np.testing.assert_allclose(payload["truth"][1], means["true_valence"], atol=1e-3)
+    assert set(cell["drops"]) == {"arousal", "valence"}
+
+
+def test_an_ignored_input_is_seen_in_dimensions_too(values: RunData) -> None:
+    cell = next(cell for cell in values.cells if cell.title == "wavlm+encodec hyperbolic")
+    assert "†" in cell.marks
+    assert cell.drops.left_mark == "*"
+    assert cell.drops.right_mark == ""
+    assert values.group_names == ("low arousal", "middle arousal", "high arousal")
+    assert np.bincount(values.groups).tolist() == pytest.approx([120, 120, 120], abs=12)

@@ -8,7 +8,15 @@ import pytest
 from PIL import Image
 
 from pipelines.errors import UnknownNameError
-from pipelines.reports.plots import inline_svg, plot_disk, plot_space, plot_table, save_figure, save_figures
+from pipelines.reports.plots import (
+    inline_svg,
+    plot_disk,
+    plot_shuffles,
+    plot_space,
+    plot_table,
+    save_figure,
+    save_figures,
+)
 from pipelines.reports.run_data import RunData, read_run_data
 from pipelines.reports.spaces import Disk, Space
 from tests.reports.fake_run import HOSTILE, make_run
@@ -122,3 +130,26 @@ def test_a_figure_format_that_does_not_exist(data: RunData, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UnknownNameError, match=r"figure format"):
         save_figure(plot_table(data.grid), tmp_path / "x.bmp")
+
+
+def test_figures_of_dimensions(tmp_path: Path) -> None:
+    data = read_run_data(make_run(tmp_path / "run", dimensions=("arousal", "valence")))
+    written = save_figures(data, tmp_path / "paper", formats=("svg",))
+    names = {path.name for path in written}
+    assert {"table.svg", "intervals.svg", "shuffles.svg", "speakers.svg", "agreement.svg"} <= names
+    assert "confusion.svg" not in names
+    text = (tmp_path / "paper" / "intervals.svg").read_text(encoding="utf-8")
+    assert "CCC, 95 % interval" in text
+    assert "true valence" in (tmp_path / "paper" / "agreement.svg").read_text(encoding="utf-8")
+
+
+def test_drops_that_are_not_significant_are_empty(tmp_path: Path) -> None:
+    voices = [f"s{number}" for number in range(12)]
+    data = read_run_data(make_run(tmp_path / "run", ignored=("concat",), speakers=voices, per_speaker=24))
+    (axes,) = plot_shuffles(data.scores, data.titles).axes
+    filled = {line.get_marker(): [] for line in axes.lines if line.get_marker() in "<>"}
+    for line in axes.lines:
+        if line.get_marker() in filled:
+            filled[line.get_marker()].append(line.get_markerfacecolor() != "white")
+    assert all(filled["<"])
+    assert filled[">"].count(False) >= 2  # both pairs under concat, which ignores its right input

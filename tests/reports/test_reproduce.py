@@ -62,6 +62,36 @@ def test_runs_of_train(tmp_path: Path) -> None:
     assert shlex.split(commands(config, "mine")[-1])[1:4] == ["train", "--single", "wavlm"]
 
 
+def test_targets_and_labels(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "values", dimensions=("arousal", "valence"))
+    words = shlex.split(commands(json.loads((folder / "config.json").read_text()), "mine")[-1])
+    assert words[words.index("--target") + 1] == "dimensions"
+    assert words[words.index("--dimensions") + 1] == "arousal,valence"
+    assert words[words.index("--fusions") + 1] == "concat,hyperbolic"  # the linear rung comes by itself
+    assert "--classes" not in words
+    words = shlex.split(commands(_config(tmp_path, labels="soft"), "mine")[-1])
+    assert words[words.index("--labels") + 1] == "soft"
+    assert "--target" not in words
+
+
+def test_runs_of_tune(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    config["tuning"] = {
+        "trials": 12, "inner_folds": 4, "inner_seeds": 2, "search": [], "space": {"dropout": {}, "max_radius": {}},
+    }  # fmt: skip
+    config["sources"] = {name: config["sources"][name] for name in ("wavlm", "encodec")}
+    config["cells"] = [{"left": "wavlm", "right": "encodec", "fusion": "hyperbolic", "options": {"classifier": "mlr"}}]
+    words = shlex.split(commands(config, "mine")[-1])
+    assert words[1:7] == ["tune", "--pair", "wavlm", "encodec", "--fusion", "hyperbolic"]
+    for option, value in {
+        "--trials": "12", "--inner-folds": "4", "--inner-seeds": "2", "--search": "dropout,max_radius", "--seeds": "2",
+        "--option": "hyperbolic.classifier=mlr", "--run": "mine",
+    }.items():  # fmt: skip
+        assert words[words.index(option) + 1] == value
+    config["cells"] = [{"left": "wavlm", "right": "", "fusion": "single", "options": {}}]
+    assert shlex.split(commands(config, "mine")[-1])[1:4] == ["tune", "--single", "wavlm"]
+
+
 def test_odd_names_are_quoted_and_unknown_fusions_kept(tmp_path: Path) -> None:
     config = _config(tmp_path, corpus="my corpus; rm -rf /")
     for cell in config["cells"]:

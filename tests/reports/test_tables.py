@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipelines.corpora.protocols import Split
-from pipelines.evaluation.results import CellScore
+from pipelines.evaluation.results import CellScore, Estimate
 from pipelines.evaluation.statistics import Interval
 from pipelines.reports.tables import build_table, to_csv, to_latex, to_markdown
 from pipelines.studies.pairs import Comparison
@@ -23,10 +23,12 @@ def _score(left: str, right: str, fusion: str, uar: float, **more: object) -> Ce
     around = Interval(uar - 0.05, uar + 0.04, 0.95)
     drops = (0.5, 0.002) if right else (0.6, math.nan)
     made = made_up_cell(left, right, fusion, skill=uar, drops=(0.4, 0.0), classes=2)
-    return replace(
-        made, uar=uar, uar_interval=around, accuracy=uar + 0.01, macro_f1=uar - 0.01, left_drop=drops[0],
-        right_drop=drops[1], **more,  # type: ignore[arg-type]
-    )  # fmt: skip
+    estimates = {
+        "uar": Estimate(uar, around),
+        "accuracy": Estimate(uar + 0.01, around),
+        "macro_f1": Estimate(uar - 0.01, around),
+    }
+    return replace(made, estimates=estimates, left_drop=drops[0], right_drop=drops[1], **more)  # type: ignore[arg-type]
 
 
 def _source(name: str, kind: str) -> Source:
@@ -67,18 +69,33 @@ def test_blocks_have_singles_on_the_margins_and_one_best(comparison: Comparison)
     assert block.columns == ("encodec", "alone")
     assert [head for head, _ in block.rows] == ["wav_lm (random)", "xvector", "alone"]
     entries = dict(block.rows)
-    assert entries["xvector"][1].uar.startswith("55.0")
-    assert entries["alone"][0].uar.startswith("40.0")
-    assert entries["alone"][1].uar == ""
+    assert entries["xvector"][1].score.startswith("55.0")
+    assert entries["alone"][0].score.startswith("40.0")
+    assert entries["alone"][1].score == ""
     best = [entry for block in table.blocks for _, row in block.rows for entry in row if entry.best]
-    assert [entry.uar for entry in best] == ["62.0†↑ [57.0, 66.0]"]
+    assert [entry.score for entry in best] == ["62.0†↑ [57.0, 66.0]"]
     assert best[0].marks == "†↑"
 
 
 def test_a_cell_shows_accuracy_f1_and_what_shuffling_costs(comparison: Comparison) -> None:
     entry = build_table(comparison).blocks[0].rows[0][1][0]
     assert entry.others == "acc 61.0 · F1 59.0"
-    assert entry.drops == "−50.0 / −0.2"
+    assert entry.drops == "−50.0* / −0.2"
+
+
+def test_significant_drops_are_starred_everywhere(comparison: Comparison) -> None:
+    """The left input costs in every fusion, the right one in none; p is corrected over all eight drops."""
+    table = build_table(comparison)
+    drops = [entry.drops for block in table.blocks for _, row in block.rows for entry in row if entry.drops]
+    assert drops == ["−50.0* / −0.2"] * 4
+    assert "−50.0* / −0.2" in to_markdown(table)
+    assert "is shuffled among the test utterances, * if that is significant" in to_markdown(table)
+    assert "$-$50.0$^*$ / $-$0.2" in to_latex(table)
+    rows = list(csv.DictReader(io.StringIO(to_csv(table))))
+    for row in rows[3:]:
+        assert float(row["left_drop_p_holm"]) < 0.05
+        assert float(row["right_drop_p_holm"]) > 0.05
+    assert rows[0]["left_drop_p_holm"] == "nan"  # of a single representation there is nothing to correct
 
 
 def test_csv_has_every_cell_and_plain_numbers(comparison: Comparison) -> None:
@@ -111,7 +128,7 @@ def test_latex_escapes_and_has_as_many_cells_in_every_row(comparison: Comparison
 
 def test_singles_alone_make_a_table_too() -> None:
     table = build_table(_comparison(_score("xvector", "", "single", 0.55)))
-    assert table.blocks[0].rows[0][1][0].uar == "55.0 [50.0, 59.0]"
+    assert table.blocks[0].rows[0][1][0].score == "55.0 [50.0, 59.0]"
     assert "55.0" in to_markdown(table)
     assert "Does fusion" not in to_markdown(table)
 
@@ -141,9 +158,9 @@ def test_logistic_regression_is_a_block_with_its_own_singles(comparison: Compari
     table = build_table(replace(comparison, scores=(*comparison.scores, *rung)))
     assert [block.title for block in table.blocks] == ["concat", "hyperbolic", "logistic"]
     entries = dict(table.blocks[2].rows)
-    assert [entry.uar[:4] for entry in entries["xvector"]] == ["45.0", "42.0"]
-    assert entries["alone"][0].uar.startswith("43.0")
-    assert dict(table.blocks[0].rows)["alone"][0].uar.startswith("40.0")
+    assert [entry.score[:4] for entry in entries["xvector"]] == ["45.0", "42.0"]
+    assert entries["alone"][0].score.startswith("43.0")
+    assert dict(table.blocks[0].rows)["alone"][0].score.startswith("40.0")
     assert "‡" in table.blocks[0].rows[0][1][0].marks  # .60 against .44
     assert any("concat against logistic regression on the same input" in note for note in table.notes)
 
@@ -155,7 +172,7 @@ def test_two_heads_of_one_fusion_have_a_block_each() -> None:
     ]
     table = build_table(_comparison(*cells))
     assert [block.title for block in table.blocks] == ["hyperbolic", "hyperbolic right-left"]
-    assert [block.rows[0][1][0].uar[:4] for block in table.blocks] == ["60.0", "50.0"]
+    assert [block.rows[0][1][0].score[:4] for block in table.blocks] == ["60.0", "50.0"]
 
 
 def test_csv_has_tests_and_diagnostics(comparison: Comparison) -> None:

@@ -230,7 +230,7 @@ def test_an_input_whose_shuffling_costs_nothing(drops: tuple[float, float], unus
 def test_a_small_loss_that_is_significant_is_use() -> None:
     """Half a point, the same for every speaker: little, but not nothing."""
     cell = made_up_cell("wav", "enc", "concat", skill=0.8, drops=(0.3, 0.0), clips=480, seeds=1)
-    shuffled = cell.counts.copy()
+    shuffled = cell.tallies.copy()
     shuffled[:, 0, 0, 0] -= 1
     shuffled[:, 0, 0, 1] += 1
     changed = type(cell)(
@@ -238,7 +238,7 @@ def test_a_small_loss_that_is_significant_is_use() -> None:
             **{name: getattr(cell, name) for name in cell.__dataclass_fields__},
             "right_drop": 1 / 480,
             "right_drop_p": 2**-9,
-            "right_shuffled_counts": shuffled,
+            "right_shuffled_tallies": shuffled,
         }
     )
     assert _weigh(cell).cells[0].unused == ("right",)
@@ -248,7 +248,7 @@ def test_a_small_loss_that_is_significant_is_use() -> None:
 # ------------------------------------------------------------------------------------------------ the linear rung
 
 
-def test_heads_are_held_against_logistic_regression_on_the_same_input() -> None:
+def test_heads_are_held_against_linear_regression_on_the_same_input() -> None:
     evidence = _weigh(
         *_singles(wav=0.6, enc=0.5),
         made_up_cell("wav", fusion="logistic", skill=0.6, seeds=1),
@@ -259,9 +259,9 @@ def test_heads_are_held_against_logistic_regression_on_the_same_input() -> None:
     )
     by_name = {cell.score.cell: cell for cell in evidence.cells}
     assert by_name["wav+enc concat"].marks == "↑‡"
-    assert by_name["wav+enc gated"].against_logistic is not None
+    assert by_name["wav+enc gated"].against_linear is not None
     assert by_name["wav+enc gated"].marks == "↑"
-    assert by_name["wav+enc logistic"].against_logistic is None
+    assert by_name["wav+enc logistic"].against_linear is None
     assert by_name["wav+enc logistic"].against_single is not None
     assert by_name["wav+enc logistic"].against_single.other == "wav logistic"
     said = " ".join(evidence.remarks)

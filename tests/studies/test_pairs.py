@@ -13,6 +13,7 @@ import pytest
 
 from pipelines.corpora.manifest import Manifest
 from pipelines.errors import ConfigError, StorageError, UnknownNameError
+from pipelines.evaluation.runs import read_run
 from pipelines.files import take_lock
 from pipelines.studies.pairs import Comparison, ComparisonConfig, compare_cells
 from pipelines.training.grid import LOGISTIC, Cell, make_cells
@@ -170,3 +171,33 @@ def test_one_process_at_a_time_works_on_a_run(manifest: Manifest, tmp_path: Path
     handle, _ = take_lock(tmp_path / "run" / "run.lock")
     with handle, pytest.raises(StorageError, match=r"Another process is working on .*run\. Wait for it"):
         compare(manifest, tmp_path)
+
+
+def test_cells_of_other_options_have_names_rows_and_head_files_of_their_own(manifest: Manifest, tmp_path: Path) -> None:
+    """Also when one of them is there already under the name it had alone."""
+    config = replace(CONFIG, layer="", seeds=1)
+    alone = [Cell("ssl", "codec", "hyperbolic")]
+    compare(manifest, tmp_path, cells=alone, config=config)
+    first = [json.loads(line) for line in (tmp_path / "run" / "results.jsonl").read_text().splitlines()]
+    cells = [*alone, Cell("ssl", "codec", "hyperbolic", {"max_radius": 0.3})]
+    cells += [Cell("ssl", "codec", "hyperbolic", {"order": "right-left"})]
+    found = compare(manifest, tmp_path, cells=cells, config=config)
+    names = ["ssl+codec hyperbolic (max_radius=0.5)", "ssl+codec hyperbolic (max_radius=0.3)"]
+    names += ["ssl+codec hyperbolic (right-left)"]
+    assert [score.cell for score in found.scores] == names
+    assert found.reused == 3
+    rows = [json.loads(line) for line in (tmp_path / "run" / "results.jsonl").read_text().splitlines()]
+    assert [row["cell"] for row in rows] == [name for name in names for _ in range(3)]
+    assert [{**row, "cell": ""} for row in rows[:3]] == [{**row, "cell": ""} for row in first]  # the name alone is new
+    table = pd.read_parquet(tmp_path / "run" / "predictions.parquet")
+    assert list(dict.fromkeys(table["cell"])) == names
+    assert [score.cell for score in read_run(tmp_path / "run").scores] == names
+    compare(manifest, tmp_path, cells=cells, config=config, save_heads=True)
+    heads = sorted(path.name for path in (tmp_path / "run" / "heads").iterdir())
+    assert len(heads) == 9
+    assert heads[0] == "ssl_codec_hyperbolic_max-radius-0-3_1_0.safetensors"
+
+
+def test_the_same_cell_twice_is_a_mistake(manifest: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'ssl\+codec concat' is to be trained twice"):
+        compare(manifest, tmp_path, cells=[Cell("ssl", "codec", "concat")] * 2)

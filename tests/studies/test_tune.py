@@ -14,6 +14,7 @@ import pytest
 
 from pipelines.corpora.manifest import Manifest
 from pipelines.errors import ConfigError, InstallationError, ProtocolError, UnknownNameError
+from pipelines.evaluation.runs import read_run
 from pipelines.studies import tune
 from pipelines.studies.pairs import ComparisonConfig
 from pipelines.studies.tune import SPACE, TuneConfig, Tuning, search_space, tune_cell
@@ -50,8 +51,8 @@ def test_best_settings_per_fold_and_one_score(manifest: Manifest, tmp_path: Path
     assert [fold.fold for fold in found.folds] == ["1", "2", "3"]
     assert (found.searched, found.reused) == (12, 0)
     for fold, trials in zip(found.folds, journals(tmp_path / "run").values(), strict=True):
-        values = [trial["uar"] for trial in trials]
-        assert fold.inner_uar == max(values) >= fold.start_uar == values[0]
+        values = [trial["score"] for trial in trials]
+        assert fold.inner_score == max(values) >= fold.start_score == values[0]
         assert fold.best == trials[int(np.argmax(values))]["settings"]
         assert trials[0]["settings"] == {"learning_rate": 1e-3, "order": "left-right", "input_dropout": 0.5}
         assert set(fold.best) == set(SMALL.search)
@@ -65,6 +66,15 @@ def test_best_settings_per_fold_and_one_score(manifest: Manifest, tmp_path: Path
         assert row["options"]["order"] == best["order"]
     assert json.loads((tmp_path / "run" / "tuning.json").read_text())[0]["best"] == found.folds[0].best
     assert any(note.startswith("Tuned: 4 trials per outer fold") for note in found.comparison.notes)
+
+
+def test_folds_of_other_options_are_one_cell(manifest: Manifest, tmp_path: Path) -> None:
+    """Whatever order a fold's search chose, the run reads back as the one cell that was asked for."""
+    found = tuned(manifest, tmp_path)
+    run = read_run(tmp_path / "run")
+    assert [score.cell for score in run.scores] == ["ssl+codec hyperbolic"]
+    assert run.scores[0].uar == found.comparison.scores[0].uar
+    assert len({row["options"]["order"] for row in run.rows}) == len({fold.best["order"] for fold in found.folds})
 
 
 def test_outer_test_rows_are_nowhere_in_a_search(
@@ -94,7 +104,7 @@ def test_an_interrupted_search_goes_on_and_ends_the_same(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = tuned(manifest, tmp_path, "whole", tuning=replace(SMALL, trials=13))  # beyond the random start
-    measure, count = tune._inner_uar, 0
+    measure, count = tune._inner_score, 0
 
     def breaks(*arguments: Any) -> float:
         nonlocal count
@@ -103,7 +113,7 @@ def test_an_interrupted_search_goes_on_and_ends_the_same(
             raise KeyboardInterrupt
         return measure(*arguments)
 
-    monkeypatch.setattr(tune, "_inner_uar", breaks)
+    monkeypatch.setattr(tune, "_inner_score", breaks)
     with pytest.raises(KeyboardInterrupt):
         tuned(manifest, tmp_path, "parts", tuning=replace(SMALL, trials=13))
     shorter = tuned(manifest, tmp_path, "parts", tuning=replace(SMALL, trials=12))
@@ -134,20 +144,20 @@ def test_other_settings_are_another_search(manifest: Manifest, tmp_path: Path) -
 def test_a_trial_that_diverges_is_the_worst(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure = tune._inner_uar
+    measure = tune._inner_score
 
     def diverges(job: Job, settings: Mapping[str, Any], *rest: Any) -> float:
         if settings["order"] == "right-left":
             raise ConfigError("Training diverged")
         return measure(job, settings, *rest)
 
-    monkeypatch.setattr(tune, "_inner_uar", diverges)
+    monkeypatch.setattr(tune, "_inner_score", diverges)
     found = tuned(manifest, tmp_path, tuning=replace(SMALL, trials=8))
     assert all(fold.best["order"] == "left-right" for fold in found.folds)
     trials = [trial for lines in journals(tmp_path / "run").values() for trial in lines]
     failed = [trial for trial in trials if "failed" in trial]
     assert failed
-    assert all(trial["uar"] == 0 and trial["failed"] == "Training diverged" for trial in failed)
+    assert all(trial["score"] == 0 and trial["failed"] == "Training diverged" for trial in failed)
 
 
 def test_a_single_representation_and_validation_rows(manifest: Manifest, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_stack_and_loop_agree(fusion: str, selection: str) -> None:
             config=config,
         )  # fmt: skip
         np.testing.assert_allclose(result.curves["train_loss"], plain.train_loss, rtol=0, atol=1e-4)
-        np.testing.assert_allclose(result.test_probabilities, plain.test_probabilities, rtol=0, atol=1e-3)
+        np.testing.assert_allclose(result.test_outputs, plain.test_probabilities, rtol=0, atol=1e-3)
         assert plain.train_loss[-1] < plain.train_loss[0]
         assert 0 < result.curves["gradient_clipped"].mean() < 1
 

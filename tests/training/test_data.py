@@ -17,7 +17,13 @@ from pipelines.errors import (
     UnknownNameError,
 )
 from pipelines.store.embeddings import BlockResult, open_writer, store_path
-from pipelines.training.data import default_classes, load_dataset, read_source
+from pipelines.training.data import (
+    canonical_dimensions,
+    default_classes,
+    default_dimensions,
+    load_dataset,
+    read_source,
+)
 from tests.store.stores import make_provenance
 
 EMOTIONS = ["anger", "fear", "", "anger", "sadness", "fear", "anger", "fear", "anger"]
@@ -219,3 +225,113 @@ def test_default_classes() -> None:
             default_classes(manifest, card)
     with pytest.raises(ManifestError, match="0 emotion"):
         default_classes(_manifest([""] * 4), ())
+
+
+# ------------------------------------------------------------------------------------------------ dimensions and votes
+
+AROUSAL = [1.5, 2.0, None, 3.5, 4.0, 4.5, None, 5.0, 1.0]
+
+
+def _felt(**columns: list[Any]) -> Manifest:
+    rows = [
+        {
+            "utterance_id": f"u{row}", "path": f"{row}.wav", "speaker": f"s{row % 3}",
+            **{name: values[row] for name, values in columns.items()},
+        }
+        for row in range(9)
+    ]  # fmt: skip
+    return manifest_from_rows("toy", rows)
+
+
+def _dimensions(cache_dir: Path, manifest: Manifest, *names: str):  # type: ignore[no-untyped-def]
+    return load_dataset(manifest, cache_dir=cache_dir, encoders=("one",), dimensions=names)
+
+
+def test_values_of_dimensions_and_what_has_none(tmp_path: Path) -> None:
+    manifest = _felt(arousal=AROUSAL, valence=list(range(9)), emotion=EMOTIONS)
+    _store(tmp_path, manifest, failed={0})
+    data = _dimensions(tmp_path, manifest, "valence", "activation")
+    assert (data.target, data.dimensions, data.classes) == ("dimensions", ("arousal", "valence"), ())
+    assert data.utterance_ids == ("u1", "u3", "u4", "u5", "u7", "u8")
+    assert data.values.dtype == np.float32
+    assert data.values.tolist() == [[2, 1], [3.5, 3], [4, 4], [4.5, 5], [5, 7], [1, 8]]
+    assert data.labels.tolist() == [-1] * 6
+    assert data.left_out == {"no value of arousal or valence": 2, "failed in one": 1}
+    assert data.failed == {"u0"}
+    alone = _dimensions(tmp_path, manifest, "valence")
+    assert (len(alone.utterance_ids), alone.left_out) == (8, {"failed in one": 1})
+
+
+def test_names_of_dimensions() -> None:
+    assert canonical_dimensions(["Valence", "activation", "arousal"]) == ("arousal", "valence")
+    with pytest.raises(
+        UnknownNameError, match=r"Unknown dimension 'valance'. Did you mean 'valence'.*activation, arousal"
+    ):
+        canonical_dimensions(["valance"])
+    assert default_dimensions(_felt(arousal=AROUSAL, dominance=AROUSAL)) == ("arousal", "dominance")
+    with pytest.raises(ManifestError, match=r"no values of arousal, valence or dominance.*--target emotion"):
+        default_dimensions(_felt())
+
+
+def test_dimensions_that_cannot_be_learned(tmp_path: Path) -> None:
+    manifest = _felt(arousal=AROUSAL, valence=[3.0] * 9)
+    _store(tmp_path, manifest)
+    with pytest.raises(
+        ManifestError, match=r"'toy' has no values of dominance; it has arousal, valence.*`--dimensions arousal,v"
+    ):
+        _dimensions(tmp_path, manifest, "dominance")
+    with pytest.raises(
+        ManifestError, match=r"All 9 utterances of corpus 'toy' have the same valence, 3: its concordance is not"
+    ):
+        _dimensions(tmp_path, manifest, "valence")
+    for given, message in (
+        ({"classes": ("anger",)}, "--classes anger means nothing"),
+        ({"soft": True}, "--labels soft"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_dataset(manifest, cache_dir=tmp_path, encoders=("one",), dimensions=("arousal",), **given)  # type: ignore[arg-type]
+
+
+def test_every_utterance_with_a_value_failed(tmp_path: Path) -> None:
+    manifest = _felt(arousal=[1.0, 2.0, *[None] * 7])
+    _store(tmp_path, manifest, failed={0, 1})
+    with pytest.raises(
+        ManifestError, match=r"No utterance .* with arousal is left.*7 no value of arousal, 2 failed in one"
+    ):
+        _dimensions(tmp_path, manifest, "arousal")
+
+
+def test_votes_are_shares_among_the_classes(tmp_path: Path) -> None:
+    votes = [
+        "anger:3;fear:1",
+        "sadness:2",
+        "anger:1",
+        "fear:1;anger:1;sadness:6",
+        "",
+        "fear:4",
+        "anger:1",
+        "fear:1",
+        "anger:5",
+    ]
+    manifest = _felt(emotion=EMOTIONS, emotion_votes=votes)
+    _store(tmp_path, manifest)
+    data = _load(tmp_path, manifest, soft=True)
+    assert data.utterance_ids == ("u0", "u1", "u3", "u5", "u6", "u7", "u8")
+    assert data.votes is not None
+    # Row 1 has votes for sadness alone, which is not among the classes: its label, fear, stands in.
+    expected = [[0.25, 0.75], [1, 0], [0.5, 0.5], [1, 0], [0, 1], [1, 0], [0, 1]]
+    np.testing.assert_array_equal(data.votes, np.array(expected, np.float32))
+    assert data.voteless == 1
+    assert data.labels.tolist() == [1, 0, 1, 0, 1, 0, 1]
+    assert _load(tmp_path, manifest).votes is None
+
+
+def test_a_corpus_without_votes(tmp_path: Path) -> None:
+    for columns in ({}, {"emotion_votes": [""] * 9}):
+        manifest = _felt(emotion=EMOTIONS, **columns)  # type: ignore[arg-type]
+        folder = tmp_path / str(len(columns))
+        _store(folder, manifest)
+        with pytest.raises(
+            ManifestError, match=r"'toy' has no votes of raters.*--labels hard.*'emotion_votes'.*anger:3;neutral:1"
+        ):
+            _load(folder, manifest, soft=True)

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.corpora.protocols import make_split
+from pipelines.corpora.protocols import Split, make_split
 from pipelines.errors import ConfigError, DeviceError, StorageError, UnknownNameError, WorkerError
 from pipelines.fusion.catalogue import FUSIONS
 from pipelines.training import grid
 from pipelines.training.data import WEIGHTED, load_dataset
+from pipelines.training.folds import make_folds
 from pipelines.training.grid import (
     LOGISTIC,
     Cell,
@@ -27,8 +28,10 @@ from pipelines.training.grid import (
     make_job,
     pair_up,
     run_jobs,
+    told_apart,
 )
 from pipelines.training.logistic import PENALTY_C
+from pipelines.training.ridge import PENALTY
 from pipelines.training.trainer import TrainConfig
 from tests.training.toy import EMOTIONS, make_corpus
 
@@ -50,6 +53,32 @@ def test_homogeneous_pairs_stay_within_a_family_and_occur_once() -> None:
 
 def test_all_pairs_are_both() -> None:
     assert len(pair_up(FAMILIES, "all")) == 6
+
+
+def test_cells_that_share_a_title_say_what_they_differ_in() -> None:
+    cells = told_apart(
+        [
+            Cell("a", "", "single"),
+            Cell("a", "b", "concat", {"front_end": "cnn"}),
+            Cell("a", "b", "hyperbolic"),
+            Cell("a", "b", "hyperbolic", {"max_radius": "0.3"}),  # text, as from a command line
+            Cell("a", "b", "hyperbolic", {"max_radius": 0.3, "order": "right-left"}),
+            Cell("a", "b", "mobius", {"curvature": 0.5, "classifier": "mlr"}),
+            Cell("a", "b", "mobius", {"curvature": 1.0, "classifier": "mlr"}),
+        ]
+    )
+    assert [cell.title for cell in cells] == [
+        "a",
+        "a+b concat",  # alone in its title: compared with another run, it is the same cell
+        "a+b hyperbolic (max_radius=0.5)",
+        "a+b hyperbolic (max_radius=0.3)",
+        "a+b hyperbolic (right-left)",
+        "a+b mobius (curvature=0.5)",
+        "a+b mobius (curvature=1.0)",
+    ]
+    assert told_apart(cells) == cells
+    with pytest.raises(ConfigError, match=r"'a\+b hyperbolic' is to be trained twice with the same options"):
+        told_apart([Cell("a", "b", "hyperbolic"), Cell("a", "b", "hyperbolic", {"max_radius": 0.5})])
 
 
 def test_unknown_pairing() -> None:
@@ -105,15 +134,25 @@ def _jobs(cache_dir: Path, *, config: TrainConfig | None = None, layer: str = WE
     return [make_job(dataset, split, cell, seeds=[0, 1], config=config or TrainConfig(epochs=2)) for cell in cells]
 
 
+def _dimension_jobs(cache_dir: Path, *, soft: bool = False) -> list[Job]:
+    """The same for dimensions, or for emotions with votes."""
+    manifest = make_corpus(cache_dir)
+    what: dict[str, Any] = {"classes": EMOTIONS, "soft": True} if soft else {"dimensions": ("arousal", "valence")}
+    dataset = load_dataset(manifest, cache_dir=cache_dir, encoders=["ssl", "codec"], layer=WEIGHTED, **what)
+    split = make_folds(manifest, dataset, "speaker-3fold", card=None)
+    cells = make_cells([("ssl", "codec")], ["concat", "hyperbolic"], ["ssl"], target=dataset.target)
+    return [make_job(dataset, split, cell, seeds=[0, 1], config=TrainConfig(epochs=2)) for cell in cells]
+
+
 def _numbers(results: Sequence[CellResult]) -> dict[tuple[str, str, int], list[Any]]:
     """Cell, fold and seed to every number of the head."""
     found: dict[tuple[str, str, int], list[Any]] = {}
     for result in results:
         for head in result.heads:
-            right = head.right_shuffled_probabilities
+            right = head.right_shuffled_outputs
             found[result.job.cell.title, head.task.fold, head.task.seed] = [
-                head.test_probabilities.tobytes(),
-                head.left_shuffled_probabilities.tobytes(),
+                head.test_outputs.tobytes(),
+                head.left_shuffled_outputs.tobytes(),
                 None if right is None else right.tobytes(),
                 {name: curve.tobytes() for name, curve in head.curves.items()},
                 dict(head.diagnostics),
@@ -130,6 +169,43 @@ def test_stack_size_and_order_change_nothing(tmp_path: Path) -> None:
     reversed_tasks = [replace(job, tasks=job.tasks[::-1]) for job in reversed(jobs)]
     for again in (run_jobs(jobs, stack=1), run_jobs(jobs, stack=4), run_jobs(reversed_tasks, stack=5)):
         assert _numbers(list(again)) == expected
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_stack_size_and_order_change_nothing_of_dimensions_and_votes(tmp_path: Path, soft: bool) -> None:
+    jobs = _dimension_jobs(tmp_path, soft=soft)
+    assert [job.cell.fusion for job in jobs] == [
+        "single", *(["logistic"] if soft else ["ridge"]), "concat", "hyperbolic", *(["logistic"] if soft else ["ridge"])
+    ]  # fmt: skip
+    expected = _numbers(list(run_jobs(jobs)))
+    reversed_tasks = [replace(job, tasks=job.tasks[::-1]) for job in reversed(jobs)]
+    for again in (run_jobs(jobs, stack=1), run_jobs(reversed_tasks, stack=4)):
+        assert _numbers(list(again)) == expected
+
+
+@pytest.mark.slow
+def test_processes_change_nothing_of_dimensions(tmp_path: Path) -> None:
+    jobs = _dimension_jobs(tmp_path)
+    assert _numbers(list(run_jobs(jobs, workers=2, stack=3))) == _numbers(list(run_jobs(jobs)))
+
+
+def test_what_a_dimension_job_is_described_by(tmp_path: Path) -> None:
+    jobs = _dimension_jobs(tmp_path / "a")
+    rung, hard, soft = jobs[1], _jobs(tmp_path / "b")[0], _dimension_jobs(tmp_path / "c", soft=True)[0]
+    assert rung.description["hyper_parameters"] == {"alpha": PENALTY, "selection": "fixed"}
+    assert rung.description["dimensions"] == ["arousal", "valence"]
+    assert rung.description["target"] == "dimensions"
+    assert "classes" not in rung.description
+    assert [(task.fold, task.seed) for task in rung.tasks] == [("1", 0), ("2", 0), ("3", 0)]
+    assert (hard.description["labels"], soft.description["labels"]) == ("hard", "soft")
+    assert hard.key != soft.key
+    other = load_dataset(
+        make_corpus(tmp_path / "d"), cache_dir=tmp_path / "d", encoders=["ssl"], dimensions=["arousal"]
+    )
+    with pytest.raises(
+        ConfigError, match="'logistic' cannot learn dimensions; the linear rung of that target is 'ridge'"
+    ):
+        make_job(other, Split("x", True, (), ""), Cell("ssl", "", LOGISTIC), seeds=[0], config=TrainConfig())
 
 
 @pytest.mark.slow
@@ -213,7 +289,7 @@ def test_devices() -> None:
 def test_the_rung_has_no_options(tmp_path: Path) -> None:
     job = _jobs(tmp_path)[2]
     assert job.cell.fusion == LOGISTIC
-    assert np.isfinite(next(run_jobs([job])).heads[0].test_probabilities).all()
+    assert np.isfinite(next(run_jobs([job])).heads[0].test_outputs).all()
     with pytest.raises(ConfigError, match="'logistic' has no options, but order came"):
         grid._options(Cell("a", "b", LOGISTIC, {"order": "left-right"}))
     assert LOGISTIC not in FUSIONS

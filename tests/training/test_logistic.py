@@ -49,13 +49,13 @@ def test_equals_scikit_learn(selection: str, class_weights: str, classes: int) -
     model.fit(both[rows], labels[rows])
     (result,) = train_logistic(left=left, right=right, labels=labels, tasks=[one], num_classes=classes, config=config)
     expected = model.predict_proba(both[one.test])
-    np.testing.assert_allclose(result.test_probabilities, expected, atol=2e-4)
-    assert result.test_probabilities.dtype == np.float32
+    np.testing.assert_allclose(result.test_outputs, expected, atol=2e-4)
+    assert result.test_outputs.dtype == np.float32
     (stream,) = head_generators([head_seed("f", 0)], "shuffle")
     shuffled = stream.permutation(one.test)
     mixed = np.concatenate([left[one.test], right[shuffled]], axis=1).astype(np.float64)
-    assert result.right_shuffled_probabilities is not None
-    np.testing.assert_allclose(result.right_shuffled_probabilities, model.predict_proba(mixed), atol=2e-4)
+    assert result.right_shuffled_outputs is not None
+    np.testing.assert_allclose(result.right_shuffled_outputs, model.predict_proba(mixed), atol=2e-4)
     own = model.predict_proba(both[rows])[np.arange(len(rows)), labels[rows]]
     assert result.curves["train_loss"] == pytest.approx([-np.log(own).mean()], abs=1e-4)
     assert 1 <= result.diagnostics["iterations"] < 200
@@ -67,8 +67,8 @@ def test_kept_parameters_give_the_probabilities_again() -> None:
     (result,) = train_logistic(left=left, right=None, labels=labels, tasks=[one], num_classes=C, config=FIXED)
     scaled = (left[one.test] - result.left_scaler.mean) / result.left_scaler.std
     logits = scaled @ result.parameters["weight"] + result.parameters["bias"]
-    np.testing.assert_allclose(torch.softmax(logits, dim=-1), result.test_probabilities, atol=1e-6)
-    assert result.right_shuffled_probabilities is None
+    np.testing.assert_allclose(torch.softmax(logits, dim=-1), result.test_outputs, atol=1e-6)
+    assert result.right_shuffled_outputs is None
     assert result.right_scaler is None
 
 
@@ -77,15 +77,15 @@ def test_nothing_in_it_is_random_and_threads_do_not_matter() -> None:
     tasks = [task(), replace(task(), seed=5)]
     settings = {"right": right, "labels": labels, "num_classes": C, "config": FIXED}
     one, other = train_logistic(left=left, tasks=tasks, **settings)
-    np.testing.assert_array_equal(one.test_probabilities, other.test_probabilities)
-    assert not np.array_equal(one.left_shuffled_probabilities, other.left_shuffled_probabilities)
+    np.testing.assert_array_equal(one.test_outputs, other.test_outputs)
+    assert not np.array_equal(one.left_shuffled_outputs, other.left_shuffled_outputs)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         (again,) = train_logistic(left=left, tasks=tasks[:1], **settings)
     finally:
         torch.set_num_threads(before)
-    np.testing.assert_array_equal(again.test_probabilities, one.test_probabilities)
+    np.testing.assert_array_equal(again.test_outputs, one.test_outputs)
 
 
 def test_test_rows_influence_nothing() -> None:
@@ -102,8 +102,8 @@ def test_a_class_that_was_not_trained_on_is_never_predicted() -> None:
     one = task()
     kept = replace(one, train=one.train[labels[one.train] != 1], validation=one.validation[:0])
     (result,) = train_logistic(left=left, right=right, labels=labels, tasks=[kept], num_classes=C, config=FIXED)
-    assert (result.test_probabilities[:, 1] == 0).all()
-    np.testing.assert_allclose(result.test_probabilities.sum(axis=1), 1, atol=1e-6)
+    assert (result.test_outputs[:, 1] == 0).all()
+    np.testing.assert_allclose(result.test_outputs.sum(axis=1), 1, atol=1e-6)
 
 
 def test_layers_enter_with_equal_weights() -> None:
@@ -114,4 +114,4 @@ def test_layers_enter_with_equal_weights() -> None:
     scaled = [StandardScaler().fit(x[rows]).transform(x) for x in layers.double().unbind(dim=1)]
     mean = np.mean(scaled, axis=0)
     oracle = LogisticRegression(C=PENALTY_C).fit(mean[rows], labels[rows])
-    np.testing.assert_allclose(result.test_probabilities, oracle.predict_proba(mean[task().test]), atol=2e-4)
+    np.testing.assert_allclose(result.test_outputs, oracle.predict_proba(mean[task().test]), atol=2e-4)

@@ -1,17 +1,26 @@
-"""Metrics against scikit-learn, and their conventions."""
+"""Metrics against scikit-learn, scipy and audmetric, and their conventions."""
 
 from __future__ import annotations
 
+import audmetric
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics as oracle
 
 from pipelines.errors import ConfigError
 from pipelines.training.metrics import (
+    SUMS,
+    absolute_error_of,
     accuracy,
+    concordance,
+    concordance_of,
     confusion_matrix,
     expected_calibration_error,
     macro_f1,
+    mean_absolute_error,
+    pearson,
+    pearson_of,
     recall_per_class,
     unweighted_average_recall,
 )
@@ -116,3 +125,77 @@ def test_calibration_extremes() -> None:
     assert expected_calibration_error((labels + 1) % C, certain) == 1
     assert expected_calibration_error(labels, np.full((len(labels), C), 1 / C)) == pytest.approx(0)
     assert np.isnan(expected_calibration_error(np.array([-1]), np.full((1, C), 1 / C)))
+
+
+# ------------------------------------------------------------------------------------------------ dimensions
+
+
+def values(seed: int, count: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """True values on a scale from 1 to 7 and predictions that are biased and drawn together."""
+    rng = np.random.default_rng(seed)
+    truth = rng.uniform(1, 7, count).round(2)
+    return truth, 2 + 0.5 * truth + rng.standard_normal(count)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_dimensions_equal_audmetric_scipy_and_scikit_learn(seed: int) -> None:
+    truth, predicted = values(seed)
+    assert concordance(truth, predicted) == pytest.approx(audmetric.concordance_cc(truth, predicted), abs=1e-12)
+    assert pearson(truth, predicted) == pytest.approx(stats.pearsonr(truth, predicted).statistic, abs=1e-12)
+    assert pearson(truth, predicted) == pytest.approx(audmetric.pearson_cc(truth, predicted), abs=1e-12)
+    assert mean_absolute_error(truth, predicted) == pytest.approx(oracle.mean_absolute_error(truth, predicted))
+    # The population's, not the sample's: Lin's formula with n in the denominators.
+    spread = truth.var() + predicted.var() + (truth.mean() - predicted.mean()) ** 2
+    covariance = np.cov(truth, predicted, ddof=0)[0, 1]
+    assert concordance(truth, predicted) == pytest.approx(2 * covariance / spread)
+
+
+def test_dimensions_at_the_extremes() -> None:
+    truth, _ = values(0)
+    constant = np.full_like(truth, 0.1)
+    assert concordance(truth, truth) == pytest.approx(1)
+    assert concordance(truth, -truth + 2 * truth.mean()) == pytest.approx(-1)
+    assert pearson(truth, -truth) == pytest.approx(-1)
+    assert mean_absolute_error(truth, truth) == 0
+    assert concordance(truth, constant) == 0
+    assert audmetric.concordance_cc(truth, constant) == pytest.approx(0)
+    assert concordance(constant, truth) == 0
+    assert np.isnan(concordance(constant, constant))
+    assert np.isnan(audmetric.concordance_cc(np.zeros(3), np.zeros(3)))
+    assert np.isnan(pearson(truth, constant))
+    assert np.isnan(pearson(constant, truth))
+    for metric in (concordance, pearson, mean_absolute_error):
+        assert np.isnan(metric(np.empty(0), np.empty(0)))
+        assert np.isnan(metric(np.full(3, np.nan), np.ones(3)))
+
+
+@pytest.mark.parametrize("metric", [concordance, pearson, mean_absolute_error])
+def test_stacked_dimensions_equal_the_loop(metric: object) -> None:
+    assert callable(metric)
+    truth, predicted = (np.stack(part).reshape(2, 3, 60) for part in zip(*map(values, range(6)), strict=True))
+    truth[1, 2, 40:] = np.nan  # a shorter vector
+    stacked = metric(truth, predicted)
+    counted = ~np.isnan(truth)
+    loop = [metric(truth[i, j][counted[i, j]], predicted[i, j][counted[i, j]]) for i in (0, 1) for j in (0, 1, 2)]
+    np.testing.assert_allclose(stacked, np.reshape(loop, (2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(metric(truth[0, 0], predicted)[1, 1], metric(truth[0, 0], predicted[1, 1]), rtol=1e-12)
+
+
+def test_metrics_of_sums_equal_those_of_values() -> None:
+    truth, predicted = values(0)
+    x, y = (predicted - 4) / 3, (truth - 4) / 3  # any scale that both share
+    parts = {
+        "n": np.ones_like(x),
+        "x": x,
+        "y": y,
+        "xx": x * x,
+        "yy": y * y,
+        "xy": x * y,
+        "error": abs(truth - predicted),
+    }
+    sums = np.array([parts[name].sum() for name in SUMS])
+    assert concordance_of(sums) == pytest.approx(concordance(truth, predicted), abs=1e-12)
+    assert pearson_of(sums) == pytest.approx(pearson(truth, predicted), abs=1e-12)
+    assert absolute_error_of(sums) == pytest.approx(mean_absolute_error(truth, predicted), abs=1e-12)
+    nothing = np.zeros(len(SUMS))
+    assert np.isnan([concordance_of(nothing), pearson_of(nothing), absolute_error_of(nothing)]).all()

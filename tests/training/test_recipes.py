@@ -65,5 +65,5 @@ def test_the_paper_recipe_trains() -> None:
         num_classes=3,
         config=chosen.train,
     )
-    assert (result.test_probabilities.argmax(axis=1) == labels[72:]).mean() > 0.6
+    assert (result.test_outputs.argmax(axis=1) == labels[72:]).mean() > 0.6
     assert result.parameters["output.dense.layer.weight"].shape == (120, 128)

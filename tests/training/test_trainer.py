@@ -79,7 +79,7 @@ def assert_same(ours: HeadResult, expected: HeadResult) -> None:
     assert ours.task is expected.task
     assert ours.best_epoch == expected.best_epoch
     assert ours.diagnostics == expected.diagnostics
-    for name in ("test_probabilities", "left_shuffled_probabilities", "right_shuffled_probabilities"):
+    for name in ("test_outputs", "left_shuffled_outputs", "right_shuffled_outputs"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(expected, name))
     assert ours.curves.keys() == expected.curves.keys()
     for name, curve in ours.curves.items():
@@ -203,7 +203,7 @@ def test_equals_a_plain_loop(class_weights: str, batch_size: int) -> None:
     )
     tasks = make_tasks(folds=2)
     for result in train(tasks, config=config, steps_per_epoch=6):
-        np.testing.assert_allclose(result.test_probabilities, plain_loop(result.task, config, 6), atol=1e-4)
+        np.testing.assert_allclose(result.test_outputs, plain_loop(result.task, config, 6), atol=1e-4)
         assert 0 < result.curves["gradient_clipped"].mean() < 1  # the comparison exercises both branches
 
 
@@ -231,23 +231,23 @@ def test_a_result_can_be_rebuilt(fusion: str) -> None:
         assert len(rows) > 128
         logits = rebuilt(result, fusion)
         expected = torch.softmax(logits(rows, rows), dim=-1)
-        np.testing.assert_allclose(result.test_probabilities, expected, atol=1e-5)
+        np.testing.assert_allclose(result.test_outputs, expected, atol=1e-5)
         (stream,) = head_generators([head_seed(result.task.fold, result.task.seed)], "shuffle")
         shuffled = stream.permutation(rows)
         for ours, pair in (
-            (result.left_shuffled_probabilities, (shuffled, rows)),
-            (result.right_shuffled_probabilities, (rows, shuffled)),
+            (result.left_shuffled_outputs, (shuffled, rows)),
+            (result.right_shuffled_outputs, (rows, shuffled)),
         ):
             np.testing.assert_allclose(ours, torch.softmax(logits(*pair), dim=-1), atol=1e-5)
-        assert result.test_probabilities.dtype == np.float32
-        np.testing.assert_allclose(result.test_probabilities.sum(axis=1), 1, atol=1e-5)
+        assert result.test_outputs.dtype == np.float32
+        np.testing.assert_allclose(result.test_outputs.sum(axis=1), 1, atol=1e-5)
 
 
 def test_single_has_one_input() -> None:
     (result,) = train(make_tasks(1, 1), fusion=SINGLE)
-    assert result.right_shuffled_probabilities is None
+    assert result.right_shuffled_outputs is None
     assert result.right_scaler is None
-    assert result.left_shuffled_probabilities.shape == (len(result.task.test), C)
+    assert result.left_shuffled_outputs.shape == (len(result.task.test), C)
 
 
 def test_fusing_two_views_beats_one_and_uses_both() -> None:
@@ -265,16 +265,16 @@ def test_fusing_two_views_beats_one_and_uses_both() -> None:
         )
 
     config = TrainConfig(epochs=15)
-    single = score(train(make_tasks(2, 2), fusion=SINGLE, config=config), "test_probabilities")
+    single = score(train(make_tasks(2, 2), fusion=SINGLE, config=config), "test_outputs")
     for fusion in FUSIONS:
         results = train(make_tasks(2, 2), fusion=fusion, config=config)
-        fused = score(results, "test_probabilities")
+        fused = score(results, "test_outputs")
         assert fused > single > 0.4
-        assert score(results, "left_shuffled_probabilities") < fused - 0.1
+        assert score(results, "left_shuffled_outputs") < fused - 0.1
         if fusion == "mobius":  # as published, without control of the radius, it ignores its second operand
-            assert score(results, "right_shuffled_probabilities") > fused - 0.1
+            assert score(results, "right_shuffled_outputs") > fused - 0.1
         else:
-            assert score(results, "right_shuffled_probabilities") < fused - 0.1
+            assert score(results, "right_shuffled_outputs") < fused - 0.1
 
 
 @pytest.mark.parametrize("selection", ["fixed", "last", "loss", "uar"])
@@ -291,7 +291,7 @@ def test_test_rows_influence_nothing(selection: str) -> None:
     for name, tensor in expected.parameters.items():
         assert torch.equal(result.parameters[name], tensor)
     assert result.best_epoch == expected.best_epoch
-    assert not np.array_equal(result.test_probabilities, expected.test_probabilities)
+    assert not np.array_equal(result.test_outputs, expected.test_outputs)
 
 
 def test_which_rows_are_trained_on() -> None:
@@ -310,7 +310,7 @@ def test_which_rows_are_trained_on() -> None:
     joined = np.concatenate([task.train, task.validation])
     (fixed,) = train([task], config=replace(SHORT, selection="fixed"))
     (last,) = train([replace(task, train=joined, validation=EMPTY)], config=replace(SHORT, selection="last"))
-    np.testing.assert_array_equal(fixed.test_probabilities, last.test_probabilities)
+    np.testing.assert_array_equal(fixed.test_outputs, last.test_outputs)
     assert steps_per_epoch([task], replace(SHORT, selection="fixed")) == 5  # 160 rows
     assert steps_per_epoch([task], replace(SHORT, selection="last")) == 4  # 120 rows
 
@@ -361,14 +361,14 @@ def test_curves_and_diagnostics() -> None:
 def test_options_reach_the_head() -> None:
     straight = train(make_tasks(1, 1), fusion="hyperbolic", options={"order": "left-right"})[0]
     turned = train(make_tasks(1, 1), fusion="hyperbolic", options={"order": "right-left"})[0]
-    assert not np.array_equal(straight.test_probabilities, turned.test_probabilities)
+    assert not np.array_equal(straight.test_outputs, turned.test_outputs)
 
 
 def test_seed_and_fold_both_count() -> None:
     assert len({head_seed(fold, seed) for fold in ("1", "2", "11") for seed in (0, 1, 11)}) == 9
     (task,) = make_tasks(1, 1)
     results = train([task, replace(task, seed=7), replace(task, fold="other")])
-    assert len({result.test_probabilities.tobytes() for result in results}) == 3
+    assert len({result.test_outputs.tobytes() for result in results}) == 3
 
 
 def test_scaler_equals_scikit_learn() -> None:
@@ -388,7 +388,7 @@ def test_constant_columns_do_no_harm() -> None:
     left, _, _ = data()
     left[:, :5] = torch.tensor([0.0, 1.0, 0.3, -1e6, 1e-8])
     (result,) = train(make_tasks(1, 1), left=left)
-    assert np.isfinite(result.test_probabilities).all()
+    assert np.isfinite(result.test_outputs).all()
 
 
 def test_a_part_smaller_than_a_batch() -> None:
@@ -413,7 +413,7 @@ def test_numbers_that_are_not_finite() -> None:
     ):
         train([task], right=right)
     unused = replace(task, test=np.delete(task.test, 3))
-    assert np.isfinite(train([unused], right=right)[0].test_probabilities).all()
+    assert np.isfinite(train([unused], right=right)[0].test_outputs).all()
 
 
 @pytest.mark.parametrize(
@@ -468,7 +468,7 @@ def test_absent_gpu() -> None:
 def test_gpu_equals_cpu(fusion: str) -> None:
     tasks = make_tasks(2, 2)
     for ours, expected in zip(train(tasks, fusion=fusion, device="cuda"), train(tasks, fusion=fusion), strict=True):
-        np.testing.assert_allclose(ours.test_probabilities, expected.test_probabilities, atol=1e-3)
+        np.testing.assert_allclose(ours.test_outputs, expected.test_outputs, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -480,7 +480,7 @@ def test_gpu_equals_cpu(fusion: str) -> None:
         ({"weight_decay": -1.0}, ConfigError, "'weight_decay' is -1.0, but it must be 0 or more"),
         ({"dropout": 1.0}, ConfigError, r"'dropout' is 1.0, but it must lie in \[0, 1\)"),
         ({"hidden_dim": 100}, ConfigError, "'hidden_dim' is 100, but it must be a multiple of 8"),
-        ({"patience": 5}, ConfigError, "'patience' is 5, but it needs --selection loss or uar, not 'fixed'"),
+        ({"patience": 5}, ConfigError, "'patience' is 5, but it needs --selection loss, uar or ccc, not 'fixed'"),
         ({"selection": "best"}, UnknownNameError, "Unknown selection 'best'.*fixed, last, loss, uar"),
         ({"schedule": "cosin"}, UnknownNameError, "Did you mean 'cosine'"),
         ({"class_weights": "yes"}, UnknownNameError, "balanced, none"),

@@ -1,9 +1,11 @@
-"""CREMA-D: ``AudioWAV/1001_DFA_ANG_XX.wav``, ``VideoDemographics.csv``, ``processedResults/summaryTable.csv``.
+"""CREMA-D: ``AudioWAV/1001_DFA_ANG_XX.wav``, ``VideoDemographics.csv``, and in ``processedResults`` two tables of votes.
 
 A name is actor, sentence, emotion, level (``LO``, ``MD``, ``HI``, ``XX`` for unspecified). One file of the release is misnamed
 ``1040_ITH_SAD_X``; its id is kept as published. ``1076_MTI_SAD_XX`` is silent. The label is the emotion that the actor was
-asked for; what listeners heard most often stands in ``voice_vote`` (``A D F H N S``, ties joined by a colon). Audio in one
-folder per actor (``1001/1001_DFA_ANG_XX.wav``) is read as well.
+asked for. What listeners heard most often stands in ``voice_vote`` (``A D F H N S``, ties joined by a colon; ``summaryTable.csv``),
+and how many of them heard what in ``emotion_votes`` (``tabulatedVotes.csv``). The latter table has a row for each clip heard,
+seen, and both; the number in its first column is 100000 times the kind (1: heard) plus the clip's. Audio in one folder per actor
+(``1001/1001_DFA_ANG_XX.wav``) is read as well.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from pipelines.corpora.layouts._files import (
     subfolder,
     subfolders,
 )
+from pipelines.corpora.raters import VOTES, format_votes
+from pipelines.errors import ManifestError
 
 __all__ = ["SHAPE", "read", "recognise"]
 
@@ -33,6 +37,8 @@ SHAPE = "AudioWAV/1001_DFA_ANG_XX.wav and VideoDemographics.csv"
 _NAME = re.compile(r"(\d{4})_([A-Z]{3})_([A-Z]{3})_([A-Z]{1,2})")
 _ACTOR = re.compile(r"1\d{3}")
 _SILENT = "1076_MTI_SAD_XX"
+_LETTERS = {"A": "ANG", "D": "DIS", "F": "FEA", "H": "HAP", "N": "NEU", "S": "SAD"}
+_HEARD = "1"  # first digit of six: the clip was heard, not seen
 
 _SENTENCES = {
     "DFA": "Don't forget a jacket.",
@@ -63,6 +69,7 @@ def read(root: Path) -> Listing:
     findings: list[Finding] = []
     people = _demographics(root, findings)
     votes = _votes(root, findings)
+    counts = _counts(root, findings)
     folder = subfolder(root, "AudioWAV")
     folders = [folder] if folder else _actors(root)
     rows, unparsed = [], []
@@ -73,6 +80,7 @@ def read(root: Path) -> Listing:
             continue
         actor, sentence, emotion, level = match.groups()
         person = people.get(actor, {})
+        full_name = f"{actor}_{sentence}_{emotion}_{level.ljust(2, 'X')}"
         rows.append(
             {
                 "utterance_id": path.stem,
@@ -85,8 +93,8 @@ def read(root: Path) -> Listing:
                 "sentence": sentence,
                 "level": level.ljust(2, "X"),
                 "age": person.get("Age", ""),
-                "voice_vote": votes.get(path.stem)
-                or votes.get(f"{actor}_{sentence}_{emotion}_{level.ljust(2, 'X')}", ""),
+                "voice_vote": votes.get(path.stem) or votes.get(full_name, ""),
+                **({VOTES: counts.get(path.stem) or counts.get(full_name, "")} if counts else {}),
             }
         )
         if len(level) == 1:
@@ -125,3 +133,26 @@ def _votes(root: Path, findings: list[Finding]) -> dict[str, str]:
         )
         return {}
     return {Path(row["FileName"]).stem: row["VoiceVote"] for row in read_table(path, ("FileName", "VoiceVote"))}
+
+
+def _counts(root: Path, findings: list[Finding]) -> dict[str, str]:
+    """Recording to how many listeners heard which emotion, as raw labels."""
+    path = file_named(root, "processedResults", "tabulatedVotes.csv")
+    if path is None:
+        findings.append(
+            Finding(
+                "note",
+                f"processedResults/tabulatedVotes.csv is missing: how many listeners heard what ({VOTES}) is unknown.",
+            )
+        )
+        return {}
+    counts = {}
+    for row in read_table(path, ("fileName", *_LETTERS)):
+        key = next(iter(row.values()))
+        if len(key) == 6 and key.startswith(_HEARD):
+            try:
+                counts[row["fileName"]] = format_votes({raw: int(row[letter]) for letter, raw in _LETTERS.items()})
+            except ValueError:
+                listed = ", ".join(row[letter] for letter in _LETTERS)
+                raise ManifestError(f"{path}, {row['fileName']}: {listed} are not all whole numbers.") from None
+    return counts

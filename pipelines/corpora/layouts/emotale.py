@@ -2,6 +2,7 @@
 
 The label is the emotion that was enacted. ``annotations.csv`` (file, a1_A, a1_V, a1_D, a1_cat, …) holds what three raters
 heard: arousal, valence and dominance from 1 to 5, averaged here, and a category each (``rater_emotions``, joined by a colon).
+The same answers stand in ``emotion_votes`` and ``arousal_ratings`` … (:mod:`pipelines.corpora.raters`).
 Speakers 008, 009 and 014 are children (``age_group``). A speaker who recorded both languages is one speaker.
 """
 
@@ -21,6 +22,7 @@ from pipelines.corpora.layouts._files import (
     sex_of,
     subfolder,
 )
+from pipelines.corpora.raters import RATINGS, VOTES, format_ratings, format_votes, one_vote_each
 from pipelines.errors import ManifestError
 
 __all__ = ["SHAPE", "read", "recognise"]
@@ -107,7 +109,11 @@ def _ratings(root: Path, findings: list[Finding]) -> dict[str, dict[str, object]
     columns = ("file", *(f"{rater}_{name}" for rater in _RATERS for name in (*_DIMENSIONS.values(), "cat")))
     ratings = {}
     for row in read_table(path, columns):
-        result: dict[str, object] = {"rater_emotions": ":".join(row[f"{rater}_cat"] for rater in _RATERS)}
+        heard = [row[f"{rater}_cat"] for rater in _RATERS]
+        result: dict[str, object] = {
+            "rater_emotions": ":".join(heard),
+            VOTES: format_votes(one_vote_each([emotion] for emotion in heard if emotion)),
+        }
         for dimension, letter in _DIMENSIONS.items():
             answers = [row[f"{rater}_{letter}"] for rater in _RATERS]
             try:
@@ -116,6 +122,7 @@ def _ratings(root: Path, findings: list[Finding]) -> dict[str, dict[str, object]
                 raise ManifestError(f"{path}, {row['file']}: {', '.join(answers)} are not all numbers.") from None
             if values:
                 result[dimension] = sum(values) / len(values)
+                result[RATINGS[dimension]] = format_ratings(values)
         ratings[Path(row["file"]).stem] = result
     return ratings
 

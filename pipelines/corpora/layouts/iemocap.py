@@ -3,12 +3,14 @@
 * ``Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav``
 * ``Session1/dialog/EmoEvaluation/Ses01F_impro01.txt``, lines
   ``[6.2901 - 8.2357]<TAB>Ses01F_impro01_F000<TAB>neu<TAB>[2.5000, 2.5000, 2.5000]``: start and end in seconds, turn, label,
-  **valence, activation, dominance** (1 to 5)
+  **valence, activation, dominance** (1 to 5); below each, until the next, what its evaluators said:
+  ``C-E2:<TAB>Frustration; Anger;<TAB>(comment)`` (emotions) and ``A-E3:<TAB>val 3; act 2; dom  2;<TAB>()``
 * ``Session1/dialog/transcriptions/Ses01F_impro01.txt``, lines ``Ses01F_impro01_F000 [006.2901-008.2357]: Excuse me.``
 
 Who speaks is the letter of the **last** field: ``Ses01F_impro01_M003`` was spoken by the man of session 1. The letter after
-the session says who wore the motion-capture markers. All annotated turns are listed; which labels are trained on is the
-card's business.
+the session says who wore the motion-capture markers. Evaluators are ``E1``, ``E2`` …; what the actors said of themselves
+(``C-F1``, ``A-M1``) is not read, as it is in neither the label nor the three numbers of the release. All annotated turns are
+listed; which labels are trained on is the card's business.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 
 from pipelines.corpora.layouts import Finding, Listing
 from pipelines.corpora.layouts._files import by_id, read_text, recordings, relative, subfolder, subfolders
+from pipelines.corpora.raters import RATINGS, VOTES, format_ratings, format_votes, one_vote_each
 
 __all__ = ["SHAPE", "read", "recognise"]
 
@@ -32,6 +35,22 @@ _LABEL = re.compile(
 )
 _LINE = re.compile(r"^(\S+)\s+\[[\d.]+\s*-\s*[\d.]+\]:[ \t]*(.*)$", re.MULTILINE)
 _SESSIONS = 5
+_EMOTIONS = re.compile(r"^C-E\d+:\s*([^(\n]*)", re.MULTILINE)
+_NUMBERS = re.compile(r"^A-E\d+:\s*val\s*([\d.]*)\s*;\s*act\s*([\d.]*)\s*;\s*dom\s*([\d.]*)\s*;", re.MULTILINE)
+_WORDS = {
+    "anger": "ang",
+    "disgust": "dis",
+    "excited": "exc",
+    "fear": "fea",
+    "frustration": "fru",
+    "happiness": "hap",
+    "neutral": "neu",
+    "neutral state": "neu",
+    "other": "oth",
+    "sadness": "sad",
+    "surprise": "sur",
+}
+"""What evaluators write to the label of the release; words that are not here are kept, and reported by ``prepare``."""
 
 
 def recognise(root: Path) -> bool:
@@ -73,7 +92,11 @@ def _read_session(root: Path, number: str, session: Path, findings: list[Finding
         return []
     rows, odd = [], []
     for file in _texts(labels):
-        for start, end, turn, label, valence, activation, dominance in _LABEL.findall(read_text(file)):
+        text = read_text(file)
+        labelled = list(_LABEL.finditer(text))
+        ends = [following.start() for following in labelled[1:]] + [len(text)]
+        for found, block_end in zip(labelled, ends, strict=True):
+            start, end, turn, label, valence, activation, dominance = found.groups()
             match = _TURN.fullmatch(turn)
             if match is None:
                 odd.append(turn)
@@ -97,6 +120,7 @@ def _read_session(root: Path, number: str, session: Path, findings: list[Finding
                     "scenario": "improvised" if match[2] == "impro" else "scripted",
                     "turn_start_s": start,
                     "turn_end_s": end,
+                    **_evaluators(text[found.end() : block_end]),
                 }
             )
     if odd:
@@ -112,6 +136,20 @@ def _read_session(root: Path, number: str, session: Path, findings: list[Finding
             )
         )
     return rows
+
+
+def _evaluators(block: str) -> dict[str, str]:
+    """What the evaluators of one turn said, from the lines below its label."""
+    named = []
+    for answer in _EMOTIONS.findall(block):
+        words = [word.strip().lower() for word in answer.split(";")]
+        named.append([_WORDS.get(word, word) for word in words if word])
+    numbers = list(zip(*_NUMBERS.findall(block), strict=True)) or [(), (), ()]
+    ratings = dict(zip(("valence", "arousal", "dominance"), numbers, strict=True))
+    cells = {VOTES: format_votes(one_vote_each(named))} | {
+        RATINGS[name]: format_ratings(float(number) for number in given if number) for name, given in ratings.items()
+    }
+    return {column: cell for column, cell in cells.items() if cell}
 
 
 def _transcripts(session: Path) -> dict[str, str]:

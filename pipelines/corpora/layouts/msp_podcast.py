@@ -5,11 +5,17 @@ EmoAct, EmoVal, EmoDom (1 to 7), SpkrID, Gender, Split_Set (``Train``, ``Develop
 ``Validation`` up to release 1.8). ``SpkrID`` may be ``Unknown``: such utterances are by nobody in particular, neither one
 person nor different ones, and the manifest says ``Unknown`` as well. Recordings without a row (Test3, whose labels are not
 published) are counted, not listed.
+
+``Labels/labels_detailed.csv`` has one row per recording and worker, in one of two forms: a column ``EmoDetail``
+(``WORKER00000001; Happy; Happy,Amused; A:5.000000; V:6.000000; D:4.000000;``), or columns ``EmoClass_Major``, ``EmoAct``,
+``EmoVal``, ``EmoDom`` (release 1.6). The first choice of emotion is read, the second, of any number, is not.
 """
 
 from __future__ import annotations
 
+import csv
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines.corpora.layouts import Finding, Listing
@@ -24,6 +30,8 @@ from pipelines.corpora.layouts._files import (
     sex_of,
     subfolder,
 )
+from pipelines.corpora.raters import RATINGS, VOTES, format_ratings, format_votes, one_vote_each
+from pipelines.errors import ManifestError
 
 __all__ = ["SHAPE", "read", "recognise"]
 
@@ -35,6 +43,18 @@ _SPELLINGS = ("labels_consensus.csv", "labels_concensus.csv")
 _COLUMNS = ("FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Gender", "Split_Set")
 _RELEASE = re.compile(r"Release\s+(\d+\.\d+)", re.IGNORECASE)
 _UNKNOWN = "Unknown"
+_DETAIL = re.compile(r";\s*A:\s*([\d.]+)\s*;\s*V:\s*([\d.]+)\s*;\s*D:\s*([\d.]+)")
+_WORDS = {
+    "angry": "A",
+    "contempt": "C",
+    "disgust": "D",
+    "fear": "F",
+    "happy": "H",
+    "neutral": "N",
+    "sad": "S",
+    "surprise": "U",
+}
+_OTHER = "O"  # whatever else workers wrote themselves, mostly "Other-…"
 _SPLITS = {
     "train": "train",
     "development": "development",
@@ -61,6 +81,7 @@ def read(root: Path) -> Listing:
     audio = subfolder(root, "Audios") or subfolder(root, "Audio")
     paths = {path.stem: relative(path, root) for path in recordings(audio, deep=True)} if audio else {}
     transcripts = _transcripts(root)
+    workers = _workers(root, findings)
     rows, splits, unknown = [], set(), 0
     for entry in read_table(table, _COLUMNS):
         name = Path(entry["FileName"]).stem
@@ -82,6 +103,7 @@ def read(root: Path) -> Listing:
                 "dominance": entry["EmoDom"],
                 "transcript": read_text(transcript).strip() if transcript else "",
                 "official_split": _SPLITS.get(entry["Split_Set"].lower(), ""),
+                **workers.get(name, {}),
             }
         )
     _report(root, rows, splits, unknown, paths, findings)
@@ -138,6 +160,67 @@ def _report(
 
 def _table(root: Path) -> Path | None:
     return next((path for name in _SPELLINGS if (path := file_named(root, "Labels", name))), None)
+
+
+def _workers(root: Path, findings: list[Finding]) -> dict[str, dict[str, str]]:
+    """Recording without suffix to what its workers said."""
+    path = file_named(root, "Labels", "labels_detailed.csv")
+    if path is None:
+        findings.append(
+            Finding(
+                "note", "Labels/labels_detailed.csv is missing: only the consensus is known, not what each worker said."
+            )
+        )
+        return {}
+    named: dict[str, list[list[str]]] = {}
+    ratings: dict[str, list[tuple[float, ...]]] = {}
+    for name, emotion, numbers in _answers(path):
+        named.setdefault(name, []).append([_WORDS.get(emotion.lower(), _OTHER)] if emotion else [])
+        if numbers:
+            ratings.setdefault(name, []).append(numbers)
+    result = {}
+    for name, emotions in named.items():
+        given = zip(*ratings.get(name, ()), strict=True)
+        result[name] = {VOTES: format_votes(one_vote_each(emotions))} | {
+            RATINGS[dimension]: format_ratings(values)
+            for dimension, values in zip(("arousal", "valence", "dominance"), given, strict=False)
+        }
+    return result
+
+
+def _answers(path: Path) -> Iterator[tuple[str, str, tuple[float, ...]]]:
+    """Recording, emotion, and activation, valence, dominance (empty where not given) of every row; a row at a time, of 650,000.
+
+    Raises:
+        ManifestError: neither form of the table.
+    """
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as handle:
+        rows = csv.reader(handle)
+        header = [name.strip().lower() for name in next(rows, [])]
+        one_cell = ("filename", "emodetail")
+        columns = ("filename", "emoclass_major", "emoact", "emoval", "emodom")
+        wanted = next((form for form in (one_cell, columns) if set(form) <= set(header)), None)
+        if wanted is None:
+            raise ManifestError(
+                f"{path} has the columns {', '.join(header) or 'none'}; expected FileName and EmoDetail, or FileName,"
+                " EmoClass_Major, EmoAct, EmoVal, EmoDom. It is of another release, or was changed; take the official one, or"
+                " move it away to use the consensus alone."
+            )
+        places = [header.index(name) for name in wanted]
+        for number, row in enumerate(rows, start=2):
+            if len(row) <= max(places):
+                continue
+            name, *answers = (row[place].strip() for place in places)
+            if wanted is one_cell:
+                found = _DETAIL.search(answers[0])
+                emotion = answers[0].partition(";")[2].partition(";")[0].strip()
+                texts = found.groups() if found else ()
+            else:
+                emotion, texts = answers[0], tuple(answers[1:])
+            try:
+                yield Path(name).stem, emotion, tuple(map(float, texts)) if all(texts) else ()
+            except ValueError:
+                raise ManifestError(f"{path}, line {number}: {', '.join(texts)} are not all numbers.") from None
 
 
 def _transcripts(root: Path) -> dict[str, Path]:

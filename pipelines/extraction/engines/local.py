@@ -19,6 +19,7 @@ from pipelines.corpora.manifest import Manifest
 from pipelines.encoders.base import Encoder
 from pipelines.errors import DeviceError
 from pipelines.extraction.sink import BlockSink, FailureLimit
+from pipelines.extraction.texts import CorpusTexts, texts_for
 from pipelines.extraction.worker import Work, run_blocks
 from pipelines.locations import Location
 from pipelines.store.embeddings import (
@@ -43,7 +44,7 @@ class ExtractionProgress:
         rows_done: utterances that are in the store or in a block being encoded.
         rows_total: utterances of the corpus.
         rows_failed: utterances of the corpus that could not be used, as far as they are in the store.
-        audio_s: seconds of audio encoded in this run.
+        audio_s: seconds of audio encoded in this run; of texts, tokens.
     """
 
     rows_done: int
@@ -119,7 +120,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def extraction_provenance(
-    manifest: Manifest, encoder: Encoder, *, distortion: Distortion | None = None, device: str | None = None
+    manifest: Manifest,
+    encoder: Encoder,
+    *,
+    distortion: Distortion | None = None,
+    texts: CorpusTexts | None = None,
+    device: str | None = None,
 ) -> Provenance:
     """What a store made from this manifest by this encoder says about itself.
 
@@ -127,19 +133,25 @@ def extraction_provenance(
         manifest: the corpus.
         encoder: the frozen model.
         distortion: what is done to the waveforms; None for nothing.
+        texts: what is encoded instead of recordings; their digest is what tells the condition apart.
         device: kind of device that computes; the encoder's own unless given.
     """
     spec, weights = encoder.spec, encoder.weights
     packages = ["torch", "transformers", "speechbrain", "encodec", "numpy"]
-    if distortion is not None:
+    condition, condition_digest = "clean", ""
+    if texts is not None:
+        packages = ["torch", "transformers", "tokenizers", "numpy"]
+        condition, condition_digest = texts.condition, texts.digest
+    elif distortion is not None:
         packages.append("scipy")
+        condition, condition_digest = distortion.name, distortion.digest
     return Provenance(
         corpus=manifest.corpus,
         manifest_digest=manifest.digest,
         encoder=spec.name,
         family=spec.family,
-        condition=distortion.name if distortion is not None else "clean",
-        condition_digest=distortion.digest if distortion is not None else "",
+        condition=condition,
+        condition_digest=condition_digest,
         weights_kind=weights.kind,
         weights_source=weights.source,
         weights_revision=weights.revision,
@@ -148,13 +160,14 @@ def extraction_provenance(
         representations=spec.representations,
         default_representation=spec.default_representation,
         dim=spec.dim,
+        columns=spec.columns,
         sample_rate_hz=spec.sample_rate_hz,
-        resampler=RESAMPLER,
+        resampler=RESAMPLER if texts is None else "none: text",
         precision=encoder.precision,
         device=device or encoder.device.type,
         versions={
             **{name: version(name) for name in packages},
-            **decoder_versions(),
+            **(decoder_versions() if texts is None else {}),
             "python": platform.python_version(),
         },
     )
@@ -166,6 +179,7 @@ def extract_corpus(
     *,
     cache_dir: Location,
     distortion: Distortion | None = None,
+    texts: CorpusTexts | None = None,
     frames: FrameSpec | None = None,
     shard: tuple[int, int] | None = None,
     decode_workers: int | None = None,
@@ -181,6 +195,7 @@ def extract_corpus(
         encoder: the frozen model.
         cache_dir: folder of the stores.
         distortion: what is done to the waveforms; None for nothing.
+        texts: what an encoder of text reads; those of the manifest unless given.
         frames: which frames to keep beside the pooled values; None for none.
         shard: (i, n): only every n-th block, beginning with block i; others do the rest.
         decode_workers: processes that decode; None for what suits the device.
@@ -198,8 +213,11 @@ def extract_corpus(
         StorageError: the disk is full or cannot be written.
         AudioError: not one recording of the first block can be used, or the corpus' folder has gone.
         FailuresError: more than ``max_failures`` recordings failed.
+        ManifestError: more than ``max_failures`` utterances have no transcript.
+        ConfigError: texts for an encoder of recordings, or a distortion for one of texts.
     """
-    provenance = extraction_provenance(manifest, encoder, distortion=distortion)
+    texts = texts_for(manifest, encoder.spec, texts, distorted=distortion is not None, allowed=max_failures)
+    provenance = extraction_provenance(manifest, encoder, distortion=distortion, texts=texts)
     path = store_path(cache_dir, manifest.corpus, encoder.spec.name, provenance.condition)
     with open_writer(
         path,
@@ -211,8 +229,8 @@ def extract_corpus(
         retry_failed=retry_failed,
     ) as writer:
         tally = Tally(writer, shard=shard, max_failures=max_failures, retry_failed=retry_failed, progress=progress)
-        work = Work(manifest, writer.store.block_rows, distortion, frames, decode_workers)
-        with BlockSink(writer=writer, manifest=manifest, failures=tally.failures) as sink:
+        work = Work(manifest, writer.store.block_rows, distortion, frames, decode_workers, texts)
+        with BlockSink(writer=writer, manifest=manifest, failures=tally.failures, recordings=texts is None) as sink:
             for block, result in run_blocks(work, encoder, tally.indices, done=tally.add):
                 sink.accept(block, result)
         if tally.indices:

@@ -28,6 +28,7 @@ from pipelines.encoders.base import Encoder
 from pipelines.errors import HyfuseError, WeightsError, WorkerError
 from pipelines.extraction.engines.local import ExtractionProgress, Tally, extraction_provenance
 from pipelines.extraction.sink import BlockSink, FailureLimit
+from pipelines.extraction.texts import CorpusTexts, texts_for
 from pipelines.extraction.worker import Work, run_blocks
 from pipelines.locations import Location
 from pipelines.processes import die_with_parent
@@ -133,7 +134,10 @@ def do_blocks(
         written: called with (block, utterance id to reason) when a block is in the store, from another thread.
     """
     failures = FailureLimit(allowed=None, failed={}, total=len(work.manifest))
-    with BlockSink(writer=writer, manifest=work.manifest, failures=failures, written=written) as sink:
+    recordings = work.texts is None
+    with BlockSink(
+        writer=writer, manifest=work.manifest, failures=failures, written=written, recordings=recordings
+    ) as sink:
         for block, result in run_blocks(work, encoder, indices, done=done):
             sink.accept(block, result)
 
@@ -245,6 +249,7 @@ def extract_in_processes(
     devices: Sequence[str],
     cache_dir: Location,
     distortion: Distortion | None = None,
+    texts: CorpusTexts | None = None,
     frames: FrameSpec | None = None,
     shard: tuple[int, int] | None = None,
     decode_workers: int | None = None,
@@ -267,7 +272,8 @@ def extract_in_processes(
     """
     encoder = load(device="cpu")
     kind = torch.device(devices[0]).type
-    provenance = extraction_provenance(manifest, encoder, distortion=distortion, device=kind)
+    texts = texts_for(manifest, encoder.spec, texts, distorted=distortion is not None, allowed=max_failures)
+    provenance = extraction_provenance(manifest, encoder, distortion=distortion, texts=texts, device=kind)
     path = store_path(cache_dir, manifest.corpus, encoder.spec.name, provenance.condition)
     digest = encoder.weights.digest
     del encoder
@@ -281,7 +287,7 @@ def extract_in_processes(
         retry_failed=retry_failed,
     ) as writer:
         tally = Tally(writer, shard=shard, max_failures=max_failures, retry_failed=retry_failed, progress=progress)
-        work = Work(manifest, writer.store.block_rows, distortion, frames, decode_workers)
+        work = Work(manifest, writer.store.block_rows, distortion, frames, decode_workers, texts)
         cores = torch.get_num_threads() if kind == "cpu" else os.cpu_count() or 1
         threads = max(1, cores // len(devices))
         tasks = [_Task(load, device, threads, digest, work, path) for device in devices]

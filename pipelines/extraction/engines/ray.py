@@ -21,6 +21,7 @@ from pipelines.encoders.base import Encoder
 from pipelines.errors import HyfuseError, InstallationError, WorkerError
 from pipelines.extraction.engines.local import ExtractionProgress, Tally, extraction_provenance
 from pipelines.extraction.engines.processes import EncoderLoader, check_same_weights, do_blocks
+from pipelines.extraction.texts import CorpusTexts, texts_for
 from pipelines.extraction.worker import Work
 from pipelines.locations import Location
 from pipelines.store.embeddings import (
@@ -93,6 +94,7 @@ def extract_with_ray(
     workers: int | None = None,
     cache_dir: Location,
     distortion: Distortion | None = None,
+    texts: CorpusTexts | None = None,
     frames: FrameSpec | None = None,
     decode_workers: int | None = None,
     max_failures: int | None = None,
@@ -115,7 +117,8 @@ def extract_with_ray(
     """
     ray = _start_ray(workers)
     encoder = load(device="cpu")
-    provenance = extraction_provenance(manifest, encoder, distortion=distortion, device=device)
+    texts = texts_for(manifest, encoder.spec, texts, distorted=distortion is not None, allowed=max_failures)
+    provenance = extraction_provenance(manifest, encoder, distortion=distortion, texts=texts, device=device)
     path = store_path(cache_dir, manifest.corpus, encoder.spec.name, provenance.condition)
     digest = encoder.weights.digest
     del encoder
@@ -134,7 +137,7 @@ def extract_with_ray(
     ) as writer:
         tally = Tally(writer, max_failures=max_failures, retry_failed=retry_failed, progress=progress)
         todo = tally.indices
-        work = ray.put(Work(manifest, writer.store.block_rows, distortion, frames, decode_workers))
+        work = ray.put(Work(manifest, writer.store.block_rows, distortion, frames, decode_workers, texts))
         needs = {"num_gpus": 1} if device == "cuda" else {"num_cpus": 1}
         worker_class = ray.remote(**needs)(_Worker)
 

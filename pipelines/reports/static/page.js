@@ -23,13 +23,15 @@
     return element;
   };
   const known = (value) => value !== null && value !== undefined;
+  const main = run.metrics[0]; // the score that decides
   const percent = (value, digits = 1) => (known(value) ? (100 * value).toFixed(digits) : "–");
+  const scored = (value, kind = main) => (known(value) ? minus((kind.factor * value).toFixed(kind.digits)) : "–");
   const minus = (text) => text.replaceAll("-", "−");
   const formatted = (kind, value) => {
     if (!known(value)) return "–";
-    return kind.signed ? minus((value > 0 ? "+" : "") + percent(value)) : percent(value);
+    return (kind.signed && value > 0 ? "+" : "") + scored(value, kind);
   };
-  const interval = (bounds) => (bounds && known(bounds[0]) ? `[${minus(percent(bounds[0]))}, ${minus(percent(bounds[1]))}]` : "");
+  const interval = (bounds, kind = main) => (bounds && known(bounds[0]) ? `[${scored(bounds[0], kind)}, ${scored(bounds[1], kind)}]` : "");
   const pretty = (name) => name.replaceAll("_", " ");
 
   // ---------------------------------------------------------------------------------------------- the table
@@ -48,14 +50,14 @@
       const share = known(value) && high > low ? (value - low) / (high - low) : 0;
       const step = known(value) ? Math.min(run.steps - 1, Math.floor(share * run.steps)) : "none";
       button.className = `cell h${step}`;
-      button.querySelector(".value").textContent = formatted(kind, value) + (metric === "uar" ? cell.marks : "");
-      button.querySelector(".interval").textContent = interval(cell.intervals[metric]);
-      button.setAttribute("aria-label", `${cell.title}: ${kind.text} ${formatted(kind, value)} ${interval(cell.intervals[metric])}`);
+      button.querySelector(".value").textContent = formatted(kind, value) + (metric === main.key ? cell.marks : cell.stars[metric] || "");
+      button.querySelector(".interval").textContent = interval(cell.intervals[metric], kind);
+      button.setAttribute("aria-label", `${cell.title}: ${kind.text} ${formatted(kind, value)} ${interval(cell.intervals[metric], kind)}`);
       button.setAttribute("aria-pressed", String(shownIndex(button) === chosen));
     }
     byId("key-low").textContent = formatted(kind, values.length ? low : null);
     byId("key-high").textContent = formatted(kind, values.length ? high : null);
-    byId("heat-caption").textContent = `${kind.text}, per cent${kind.interval ? " [95 % interval]" : ""}; the stronger the colour, the higher.`;
+    byId("heat-caption").textContent = `${kind.text}${kind.factor === 100 ? ", per cent" : ""}${kind.interval ? " [95 % interval]" : ""}; the stronger the colour, the higher.`;
   };
 
   const valueOf = (row, column) => {
@@ -131,11 +133,14 @@
 
   const showTip = (button) => {
     const cell = run.cells[shownIndex(button)];
-    const lines = [cell.title, `UAR ${percent(cell.values.uar)} ${interval(cell.intervals.uar)} %${cell.marks ? ` ${cell.marks}` : ""}`];
-    lines.push(`accuracy ${percent(cell.values.accuracy)}, macro-F1 ${percent(cell.values.macro_f1)}`);
+    const percentage = main.factor === 100 ? " %" : "";
+    const lines = [cell.title, `${run.name} ${scored(cell.values[main.key])} ${interval(cell.intervals[main.key])}${percentage}${cell.marks ? ` ${cell.marks}` : ""}`];
+    if (run.dimensions.length) lines.push(run.dimensions.map((name) => `${name} ${scored(cell.values[`ccc_${name}`])}`).join(", "));
+    else lines.push(`accuracy ${percent(cell.values.accuracy)}, macro-F1 ${percent(cell.values.macro_f1)}`);
     lines.push(`n: ${cell.n}`);
     if (known(cell.values.right_drop)) {
-      lines.push(`shuffled, left costs ${minus(percent(cell.values.left_drop))}, right ${minus(percent(cell.values.right_drop))} points`);
+      const cost = (key) => scored(cell.values[key]) + cell.stars[key];
+      lines.push(`shuffled, left costs ${cost("left_drop")}, right ${cost("right_drop")} ${run.unit}${cell.stars.left_drop || cell.stars.right_drop ? " (* significant)" : ""}`);
     }
     tip.textContent = lines.join("\n");
     tip.hidden = false;
@@ -203,8 +208,9 @@
       bar.append(fill);
       if (line.bounds && known(line.bounds[0])) {
         const whisker = make("s");
-        whisker.style.left = `${(100 * line.bounds[0]) / most}%`;
-        whisker.style.width = `${(100 * (line.bounds[1] - line.bounds[0])) / most}%`;
+        const [from, to] = line.bounds.map((end) => Math.max(0, Math.min(most, end)));
+        whisker.style.left = `${(100 * from) / most}%`;
+        whisker.style.width = `${(100 * (to - from)) / most}%`;
         bar.append(whisker);
       }
       row.insertCell().append(bar);
@@ -276,6 +282,41 @@
     svg.append(makeSvg("polyline", { points: line, fill: "none", stroke: "var(--curve-1)", "stroke-width": 2 }));
     return svg;
   };
+  // True against predicted values of one dimension, on axes of the same scale.
+  const agreement = (truth, predicted, name) => {
+    const [size, left, bottom] = [320, 46, 38];
+    const values = [...truth, ...predicted].filter(known);
+    let low = Math.min(...values);
+    let high = Math.max(...values);
+    if (high === low) [low, high] = [low - 0.5, high + 0.5];
+    const rough = (high - low) / 4;
+    const power = 10 ** Math.floor(Math.log10(rough));
+    const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((one) => one >= rough);
+    const pad = 0.04 * (high - low);
+    [low, high] = [low - pad, high + pad];
+    const x = (value) => left + ((size - left - 8) * (value - low)) / (high - low);
+    const y = (value) => 8 + (size - bottom - 8) * (1 - (value - low) / (high - low));
+    const svg = makeSvg("svg", {
+      viewBox: `0 0 ${size} ${size}`, class: "chart agreement", role: "img",
+      "aria-label": `${truth.length} utterances, predicted ${name} over true ${name}`,
+    });
+    for (let tick = Math.ceil(low / step); tick * step <= high; tick += 1) {
+      const value = tick * step;
+      svg.append(makeSvg("line", { x1: left, x2: size - 8, y1: y(value), y2: y(value) }));
+      svg.append(makeSvg("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, format(value)));
+      svg.append(makeSvg("text", { x: x(value), y: size - bottom + 16, "text-anchor": "middle" }, format(value)));
+    }
+    svg.append(makeSvg("line", { x1: x(low), x2: x(high), y1: y(low), y2: y(high), class: "equal" }));
+    svg.append(makeSvg("text", { x: (left + size) / 2, y: size - 4, "text-anchor": "middle" }, `true ${name}`));
+    svg.append(makeSvg("text", { x: 0, y: 0, "text-anchor": "middle", transform: `translate(11 ${(size - bottom) / 2}) rotate(-90)` }, "predicted"));
+    truth.forEach((value, place) => {
+      if (!known(value) || !known(predicted[place])) return;
+      const point = makeSvg("circle", { cx: x(value).toFixed(1), cy: y(predicted[place]).toFixed(1), r: 3 });
+      point.append(makeSvg("title", {}, `${run.sample[place]}: true ${format(value)}, predicted ${format(predicted[place])}`));
+      svg.append(point);
+    });
+    return svg;
+  };
   const format = (value) => (!known(value) ? "–" : minus(Math.abs(value) >= 100 ? value.toFixed(0) : String(Number(value.toPrecision(3)))));
 
   const showCurve = () => {
@@ -284,6 +325,13 @@
     byId("cell-curve").replaceChildren(...(cell.curves[name] ? [chart(cell.curves[name], name)] : []));
   };
   byId("curve-choice").addEventListener("change", showCurve);
+
+  const dimensionChoice = byId("dimension-choice");
+  const showAgreement = () => {
+    const place = Number(dimensionChoice.value);
+    byId("cell-agreement").replaceChildren(agreement(run.truth[place], run.cells[chosen].predicted[place], run.dimensions[place]));
+  };
+  if (dimensionChoice) dimensionChoice.addEventListener("change", showAgreement);
 
   const facts = (pairs) => pairs.flatMap(([name, value]) => {
     const box = make("div");
@@ -297,27 +345,39 @@
     for (const button of buttons) button.setAttribute("aria-pressed", String(shownIndex(button) === chosen));
     byId("cell-choice").value = String(index);
     byId("cell-remarks").textContent = [cell.title, ...cell.remarks].join(". ").replaceAll("..", ".");
+    const told = run.metrics.filter((kind) => run.dimensions.length ? /^(ccc|pearson|mae)$/.test(kind.key) : !/gain|drop/.test(kind.key));
     byId("cell-facts").replaceChildren(...facts([
-      ["UAR %", `${percent(cell.values.uar)} ${interval(cell.intervals.uar)} ${cell.marks}`],
-      ["Accuracy %", `${percent(cell.values.accuracy)} ${interval(cell.intervals.accuracy)}`],
-      ["Macro-F1 %", `${percent(cell.values.macro_f1)} ${interval(cell.intervals.macro_f1)}`],
+      ...told.map((kind, place) => [
+        kind.text + (kind.factor === 100 ? " %" : ""),
+        `${scored(cell.values[kind.key], kind)} ${interval(cell.intervals[kind.key], kind)} ${place ? "" : cell.marks}`,
+      ]),
       ["n", cell.n],
       ...cell.facts,
     ]));
-    byId("cell-recalls").replaceChildren(bars(run.classes.map((name, place) => ({
-      name, value: cell.recalls[place], bounds: cell.recall_intervals[place],
-      text: `${percent(cell.recalls[place], 0)} % of ${cell.supports[place].toFixed(0)}`,
-    }))));
-    byId("cell-confusion").replaceChildren(confusion(cell));
+    if (run.dimensions.length) {
+      byId("cell-dimensions").replaceChildren(bars(run.dimensions.map((name) => ({
+        name, value: cell.values[`ccc_${name}`], bounds: cell.intervals[`ccc_${name}`],
+        text: `${scored(cell.values[`ccc_${name}`])} ${interval(cell.intervals[`ccc_${name}`])}`
+          + (cell.drops[name] ? `\nshuffled left ${scored(-cell.drops[name][0])}, right ${scored(-cell.drops[name][1])}` : ""),
+      }))));
+      showAgreement();
+    } else {
+      byId("cell-recalls").replaceChildren(bars(run.classes.map((name, place) => ({
+        name, value: cell.recalls[place], bounds: cell.recall_intervals[place],
+        text: `${percent(cell.recalls[place], 0)} % of ${cell.supports[place].toFixed(0)}`,
+      }))));
+      byId("cell-confusion").replaceChildren(confusion(cell));
+    }
+    const whole = cell.values[main.key];
     const shuffled = known(cell.values.right_drop) ? [
-      { name: "as it is", value: cell.values.uar, text: `${percent(cell.values.uar)} %` },
-      { name: `${cell.left} shuffled`, value: cell.values.uar - cell.values.left_drop, text: `${minus(percent(-cell.values.left_drop))} points\n${minus(cell.left_note)}` },
-      { name: `${cell.right} shuffled`, value: cell.values.uar - cell.values.right_drop, text: `${minus(percent(-cell.values.right_drop))} points\n${minus(cell.right_note)}` },
+      { name: "as it is", value: whole, text: scored(whole) + (main.factor === 100 ? " %" : "") },
+      { name: `${cell.left} shuffled`, value: whole - cell.values.left_drop, text: `${scored(-cell.values.left_drop)}${cell.stars.left_drop} ${run.unit}\n${cell.left_note}` },
+      { name: `${cell.right} shuffled`, value: whole - cell.values.right_drop, text: `${scored(-cell.values.right_drop)}${cell.stars.right_drop} ${run.unit}\n${cell.right_note}` },
     ] : [];
     byId("cell-shuffle-block").hidden = !shuffled.length;
     byId("cell-shuffle").replaceChildren(bars(shuffled));
     byId("cell-speakers").replaceChildren(bars(cell.speakers.map(([name, value, count]) => ({
-      name, value, text: `${percent(value, 0)} %, n ${count}`,
+      name, value, text: run.dimensions.length ? `${scored(value)}, n ${count}` : `${percent(value, 0)} %, n ${count}`,
     }))));
     const names = Object.keys(cell.curves);
     const before = byId("curve-choice").value;
@@ -357,7 +417,7 @@
   }
 
   // On paper nothing can be unfolded.
-  const folded = () => byId("provenance").querySelectorAll("details");
+  const folded = () => document.querySelectorAll("#provenance details, #published details, #answers > details");
   addEventListener("beforeprint", () => folded().forEach((part) => { part.dataset.before = part.open; part.open = true; }));
   addEventListener("afterprint", () => folded().forEach((part) => { part.open = part.dataset.before === "true"; }));
 

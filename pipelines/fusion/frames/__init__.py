@@ -1,0 +1,1 @@
+"""Heads on sequences of frames: acoustic frames, hidden frames of a speech recogniser, tokens of a text."""
