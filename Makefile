@@ -51,13 +51,14 @@ studies: $(INSTALLED)
 	$(HYFUSE) extract $(STUDY) --model wavlm-tiny
 	$(HYFUSE) transcribe $(STUDY) --model wav2vec2-ctc-tiny
 	$(HYFUSE) extract $(STUDY) --model bert-tiny --transcripts asr:wav2vec2-ctc-tiny --frames
-	$(HYFUSE) study layers $(STUDY_RUN) --model wavlm-tiny --target dimensions
+	$(HYFUSE) study layers $(STUDY_RUN) --model wavlm-tiny --target dimensions --seeds 2
 	$(HYFUSE) study noise $(STUDY_RUN) --models "wavlm-tiny descriptors bert-tiny" --conditions "$(STUDY_NOISE)" \
 	  --fusions concat --target dimensions --seeds 2
 	$(HYFUSE) study distill $(STUDY_RUN) --acoustic descriptors --text bert-tiny --conditions "$(STUDY_NOISE)" \
 	  --target dimensions --seeds 2
 	$(HYFUSE) study asr-fusion $(STUDY_RUN) --acoustic descriptors --asr wav2vec2-ctc-tiny --text bert-tiny \
-	  --heads hierarchical --lambda 0,0.5 --protocol speaker-2fold --stride 2 --hidden-dim 64 --learning-rate 0.006
+	  --target dimensions --heads hierarchical --lambda 0,0.5 --protocol speaker-2fold --stride 2 --hidden-dim 64 \
+	  --learning-rate 0.006
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)

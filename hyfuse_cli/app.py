@@ -16,11 +16,14 @@ from hyfuse_cli import (
     compare,
     compare_runs,
     corpora,
+    demo,
     doctor,
     embed,
     export,
     extract,
+    fusions,
     models,
+    push,
     report,
     study,
     train,
@@ -51,12 +54,15 @@ app.command("train")(train.train)
 app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.command("predict")(export.predict)
+app.command("push")(push.push)
+app.command("demo")(demo.demo)
 app.command("compare-runs")(compare_runs.compare_runs)
 app.command("tune")(tune.tune)
 app.command("report")(report.report)
 app.add_typer(study.app, name="study")
 app.add_typer(corpora.app, name="corpora")
 app.add_typer(models.app, name="models")
+app.add_typer(fusions.app, name="fusions")
 app.add_typer(cache.app, name="cache")
 app.add_typer(bench.app, name="bench")
 

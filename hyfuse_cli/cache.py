@@ -298,7 +298,7 @@ def import_file(
 
     Rows are matched by utterance id, or by path or file name. Tables say "imported" where they name the weights.
     """
-    from pipelines.corpora.resolve import is_table, recall_corpus
+    from pipelines.corpora.resolve import is_folder, is_table, recall_corpus
     from pipelines.encoders.catalogue import canonical_name, encoder_names
     from pipelines.store.feature_files import check_suffix
     from pipelines.store.interchange import check_import_name, import_features
@@ -308,7 +308,7 @@ def import_file(
         taken.append(name)
     check_suffix(file)  # before anything slow
     check_import_name(name, taken)
-    if is_table(corpus) or data_root is not None or corpus == "demo":
+    if is_table(corpus) or is_folder(corpus) or data_root is not None or corpus == "demo":
         from hyfuse_cli.extract import open_corpus
 
         manifest = open_corpus(corpus, data_root=data_root, cache_dir=cache_dir)

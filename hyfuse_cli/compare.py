@@ -39,12 +39,12 @@ def compare(
     time: the same command goes on from there.
     """
     from pipelines.errors import ConfigError, StoreError, unknown_name
-    from pipelines.fusion.catalogue import FUSIONS
+    from pipelines.fusion.catalogue import fusion_names
     from pipelines.store.embeddings import find_stores, open_store
     from pipelines.training.grid import pair_up
 
     chosen = split_names(fusions) or [*_USUAL, settings.chosen_recipe().fusion]
-    chosen = list(FUSIONS) if chosen == [ALL] else list(dict.fromkeys(chosen))
+    chosen = fusion_names() if chosen == [ALL] else list(dict.fromkeys(chosen))
     settings.options_of(chosen)  # before anything slow
     manifest = settings.manifest()
     condition, cache_dir = settings.condition, settings.cache_dir

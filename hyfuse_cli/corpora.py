@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hyfuse_cli import console
+from hyfuse_cli import console, corpora_fetch, corpora_new
 from hyfuse_cli.options import DEFAULT_CACHE, AsJson, CacheDir
 
 if TYPE_CHECKING:
+    from pipelines.corpora.resolve import Columns
     from pipelines.locations import Location
 
-__all__ = ["app"]
+__all__ = ["app", "prepare"]
 
 app = typer.Typer(help="The corpora: what they are, how to get them, whether yours is in order.", no_args_is_help=True)
+app.command("fetch")(corpora_fetch.fetch_corpus)
+app.command("new")(corpora_new.new_corpus)
 
-_NAME = Annotated[str, typer.Argument(help="Corpus, or the path of a CSV/Parquet manifest.")]
+_NAME = Annotated[str, typer.Argument(help="Corpus, the path of a CSV/Parquet manifest, or a folder of recordings.")]
 _ROOT = Annotated[Path | None, typer.Option("--root", help="Folder of the corpus.")]
 
 
@@ -52,8 +56,8 @@ def list_corpora(as_json: AsJson = False) -> None:
         )
     console.out.print(table)
     console.note(
-        "One corpus: `hyfuse corpora show NAME`. A corpus of your own: `--corpus my.csv` (columns utterance_id, path,"
-        " speaker, emotion)."
+        "One corpus: `hyfuse corpora show NAME`. Download an open one: `hyfuse corpora fetch NAME`. A corpus of your own: `hyfuse"
+        " corpora new FOLDER --pattern '{speaker}_{emotion}_*.wav'`."
     )
 
 
@@ -83,6 +87,7 @@ def show_corpus(name: _NAME, as_json: AsJson = False) -> None:
             f"{name} (default)" if name == card.default_protocol else name for name in card.protocols
         ),
         "warnings": " ".join(card.warnings),
+        "download": f"`hyfuse corpora fetch {card.name}` (audb: {card.audb.name} {card.audb.version})" if card.audb else "",
         "how to get it": card.obtain,
     }
     width = max(map(len, lines))
@@ -93,11 +98,39 @@ def show_corpus(name: _NAME, as_json: AsJson = False) -> None:
 
 
 @app.command("prepare")
-def prepare_corpus(name: _NAME, root: _ROOT = None, cache_dir: CacheDir = DEFAULT_CACHE) -> None:
-    """Read a corpus' official folder, check it against its card, and remember its manifest."""
-    from hyfuse_cli.extract import open_corpus
+def prepare_corpus(
+    name: _NAME,
+    root: _ROOT = None,
+    table: Annotated[
+        list[str] | None,
+        typer.Option("--table", help="Of an audformat database: take the emotion from this table; repeatable."),
+    ] = None,
+    emotion: Annotated[
+        str, typer.Option("--emotion", help="Of a database or audiofolder: column of the emotion.")
+    ] = "",
+    speaker: Annotated[
+        str, typer.Option("--speaker", help="Of a database or audiofolder: column of the speaker.")
+    ] = "",
+    cache_dir: CacheDir = DEFAULT_CACHE,
+) -> None:
+    """Read a corpus, check it, and remember its manifest.
 
-    manifest = open_corpus(name, data_root=root, cache_dir=cache_dir)
+    A corpus is an official folder (checked against its card), a CSV or Parquet of your own, an audformat database (a folder with
+    db.yaml) or an audiofolder (a folder per class, or metadata.csv).
+    """
+    from pipelines.corpora.resolve import Columns
+
+    prepare(name, root, Columns(tuple(table or ()), emotion, speaker), cache_dir)
+
+
+def prepare(name: str, root: Path | None, columns: Columns | None, cache_dir: Location) -> None:
+    """Prepare a corpus, show it, and name the next command."""
+    from pipelines.corpora.resolve import resolve_corpus
+
+    with console.meter(f"reading {name}", "utterances") as update:
+        prepared = resolve_corpus(name, cache_dir=cache_dir, data_root=root, columns=columns, progress=update)
+    console.show_findings(prepared.findings)
+    manifest = prepared.manifest
     table = manifest.table
     console.out.print(
         f"{manifest.corpus}: {len(table)} utterances, {table['speaker'].nunique()} speakers,"
@@ -105,7 +138,7 @@ def prepare_corpus(name: _NAME, root: _ROOT = None, cache_dir: CacheDir = DEFAUL
         markup=False,
     )
     console.out.print(f"manifest: {cache_dir / manifest.corpus / 'manifest.csv'}", markup=False, soft_wrap=True)
-    console.note(f"Next: `hyfuse extract --model wavlm --corpus {manifest.corpus}`.")
+    console.note(f"Next: `hyfuse extract --model wavlm --corpus {shlex.quote(manifest.corpus)}`.")
 
 
 @app.command("check")

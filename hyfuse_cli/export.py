@@ -73,7 +73,8 @@ def export(
     count = f"{len(model.heads)} head{'s' if len(model.heads) > 1 else ''}"
     console.say(f"{chosen.title} ({count}) is in {folder}; {folder / 'README.md'} says what it is for.")
     files = "LIST.csv" if model.takes_text else "FILE…"
-    console.note(f"Next: `hyfuse predict {shlex.quote(str(folder))} {files}`, or try it: `hyfuse demo {folder}`.")
+    named = shlex.quote(str(folder))
+    console.note(f"Next: `hyfuse predict {named} {files}`, or try it: `hyfuse demo {named}`.")
 
 
 def predict(
@@ -192,31 +193,38 @@ class _Rows:
         parts = f"in segments of {self._made['segments']}" if self._made["segments"] else "of whole recordings"
         other = f"{out} holds something else than predictions of this model {parts}. Name another file with --out, or remove it."
         try:
-            content = out.read_bytes() if out.exists() else b""
+            content = out.read_bytes() if out.is_file() else b""  # a pipe or a device has nothing to go on from
         except OSError as error:
             raise StorageError(f"{out} cannot be read: {error.strerror or error}.") from error
+        text = content[: content.rfind(b"\n") + 1].decode("utf-8", "surrogateescape")
+        lines = _csv_lines(text) if self._form == "csv" else [f"{line}\n" for line in text.split("\n")[:-1]]
+        head, lines = (lines[:1], lines[1:]) if self._form == "csv" else ([], lines)
+        begun = (",".join(self._fields) if self._form == "csv" else '{"path": "').encode()
         try:
-            text = content[: content.rfind(b"\n") + 1].decode("utf-8", "surrogateescape")
-            lines = [f"{line}\n" for line in text.split("\n")[:-1]] if self._form == "jsonl" else _csv_lines(text)
-            head, lines = (lines[:1], lines[1:]) if self._form == "csv" else ([], lines)
+            if not content.startswith(begun) and not begun.startswith(content):
+                raise ConfigError(other)
             if head and next(csv.reader(head)) != self._fields:
                 raise ConfigError(other)
             rows = [self._parsed(line) for line in lines]
+            if any({name: row[name] for name in self._made} != self._made for row in rows):
+                raise ConfigError(other)
+            again = {row["path"] for row in rows if row["failure"] and row["end_s"] in ("", None)}
+            again |= {row["path"] for row in rows[-1:]}
+            broken = {row["path"] for row in rows if row["failure"]}
         except (ValueError, KeyError, TypeError, csv.Error) as error:
             raise ConfigError(other) from error
-        if (content and not text) or any({name: row[name] for name in self._made} != self._made for row in rows):
-            raise ConfigError(other)
-        again = {row["path"] for row in rows if row["failure"] and row["end_s"] in ("", None)}
-        again |= {row["path"] for row in rows[-1:]}
         kept = [line for line, row in zip(lines, rows, strict=True) if row["path"] not in again]
-        if len(kept) < len(lines) or len(text.encode("utf-8", "surrogateescape")) < len(content):
-            write_atomically(out, "".join([*head, *kept]).encode("utf-8", "surrogateescape"), option="--out")
+        whole = "".join([*head, *kept]).encode("utf-8", "surrogateescape")
+        if whole != content:
+            write_atomically(out, whole, option="--out")
         done = {row["path"] for row in rows} - again
-        return done, {row["path"] for row in rows if row["failure"]} & done
+        return done, broken & done
 
     def _parsed(self, line: str) -> dict[str, Any]:
         if self._form == "jsonl":
-            row: dict[str, Any] = json.loads(line)
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise TypeError(line)
             return row
         values = next(csv.reader([line]))
         return dict(zip(self._fields, values, strict=True))
@@ -252,7 +260,7 @@ class _Rows:
 
 
 def _csv_lines(text: str) -> list[str]:
-    """Text cut into rows: a line end within quotes, as of a file name, ends none."""
+    """Text cut into rows, without one that was not finished: a line end within quotes, as of a file name, ends none."""
     found: list[str] = []
     quotes = 0
     for line in text.split("\n")[:-1]:
@@ -261,7 +269,7 @@ def _csv_lines(text: str) -> list[str]:
         else:
             found.append(line + "\n")
         quotes += line.count('"')
-    return found
+    return found[:-1] if quotes % 2 else found
 
 
 class _Writing:

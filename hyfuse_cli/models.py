@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from hyfuse_cli import console
+from hyfuse_cli import console, models_check
 from hyfuse_cli.options import AsJson
 
 __all__ = ["app"]
 
 app = typer.Typer(help="The encoders: what they are, where their weights come from.", no_args_is_help=True)
+app.command("check")(models_check.check_model)
 
 
 @app.command("list")
@@ -21,27 +22,49 @@ def list_models(
     tiny: Annotated[bool, typer.Option("--tiny", help="Also the tiny sizes for demos and tests.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the encoders."""
-    if as_json:
-        from pipelines.encoders.catalogue import encoder_names, encoder_spec
+    """List the encoders, those of other packages last (without importing them)."""
+    from pipelines.encoders.catalogue import (
+        CATALOGUE,
+        encoder_names,
+        encoder_plugin_problems,
+        encoder_plugins,
+        encoder_spec,
+    )
 
-        for name in encoder_names(tiny=tiny):
-            typer.echo(json.dumps(asdict(encoder_spec(name)), ensure_ascii=False))
+    names_of_all = encoder_names(tiny=tiny)
+    if as_json:
+        for name in names_of_all:
+            if name in CATALOGUE:
+                typer.echo(json.dumps(asdict(encoder_spec(name)), ensure_ascii=False))
+        for plugin in encoder_plugins():
+            if plugin.name in names_of_all:
+                known = {
+                    "name": plugin.name,
+                    "package": plugin.package,
+                    "version": plugin.version,
+                    "target": plugin.target,
+                }
+                typer.echo(json.dumps(known, ensure_ascii=False))
         return
     from rich.table import Table
-
-    from pipelines.encoders.catalogue import encoder_names, encoder_spec
 
     table = Table(box=None, pad_edge=False)
     for column in ("name", "family", "rate Hz", "D", "representations", "what it is"):
         table.add_column(column, justify="right" if column in {"rate Hz", "D"} else "left")
-    for name in encoder_names(tiny=tiny):
+    for name in names_of_all:
+        if name not in CATALOGUE:
+            continue
         spec = encoder_spec(name)
         names = spec.representations
         listed = f"{names[0]} … {names[-1]}" if len(names) > 3 else ", ".join(names)
         rate = "text" if spec.takes_text else str(spec.sample_rate_hz)
         table.add_row(spec.name, spec.family, rate, str(spec.dim), listed, spec.title)
+    for plugin in encoder_plugins():
+        if plugin.name in names_of_all:
+            table.add_row(plugin.name, "", "", "", "", f"of the package {plugin.made_by}")
     console.out.print(table)
+    for problem in encoder_plugin_problems():
+        console.say(f"Left out: {problem}")
     if not tiny:
         console.note("Sizes for demos and tests: `hyfuse models list --tiny`. One encoder: `hyfuse models show NAME`.")
 
@@ -49,11 +72,12 @@ def list_models(
 @app.command("show")
 def show_model(name: Annotated[str, typer.Argument(help="Encoder.")], as_json: AsJson = False) -> None:
     """Show one encoder: checkpoint, revision, licence, files and where they are looked for."""
-    from pipelines.encoders.catalogue import encoder_spec
+    from pipelines.encoders.catalogue import encoder_plugin, encoder_spec
 
-    spec = encoder_spec(name)
+    spec, plugin = encoder_spec(name), encoder_plugin(name)
     if as_json:
-        typer.echo(json.dumps(asdict(spec), ensure_ascii=False))
+        package = {} if plugin is None else {"package_of": plugin.package, "version": plugin.version}
+        typer.echo(json.dumps({**asdict(spec), **package}, ensure_ascii=False))
         return
     hop = f"{spec.hop_samples} samples" if spec.hop_samples else "one vector per utterance"
     if spec.takes_text:
@@ -79,6 +103,7 @@ def show_model(name: Annotated[str, typer.Argument(help="Encoder.")], as_json: A
         "package": f"{spec.package.split('/')[0].replace('_', '-')}, if installed" if spec.package else "",
         "writes text": f"`hyfuse transcribe --model {spec.name}`" if spec.recogniser else "",
         "columns": ", ".join(spec.columns),
+        "plug-in of": "" if plugin is None else f"the package {plugin.made_by}",
         "notes": spec.notes,
     }
     width = max(map(len, lines))

@@ -76,7 +76,7 @@ def study_distill(
     from pipelines.audio.condition_text import parse_condition
     from pipelines.encoders.catalogue import canonical_name
     from pipelines.errors import ConfigError
-    from pipelines.fusion.catalogue import FUSIONS
+    from pipelines.fusion.catalogue import fusion_names
     from pipelines.studies.distill import DistillConfig, run_distill
     from pipelines.studies.efficiency import EfficiencyConfig
 
@@ -92,7 +92,7 @@ def study_distill(
         transcripts=transcripts,
         training=ways,
         fusion=fusion,
-        options=settings.options_of([fusion] if fusion in FUSIONS else []),
+        options=settings.options_of([fusion] if fusion in fusion_names() else []),
         embedding_dim=embedding_dim,
         alphas=_weights("--alpha", alpha),
         betas=_weights("--beta", beta),

@@ -67,14 +67,14 @@ def study_noise(
     extracted (`hyfuse extract --condition …`); what is missing is listed with the command that makes it.
     """
     from pipelines.errors import ConfigError
-    from pipelines.fusion.catalogue import FUSIONS
+    from pipelines.fusion.catalogue import fusion_names
     from pipelines.studies.noise import NoiseConfig, noise_cells
     from pipelines.studies.noise import study_noise as run_study
 
     if settings.order == "both":
         raise ConfigError("--order both means nothing to `hyfuse study noise`; name one order.")
     chosen = [] if fusions == "none" else split_names(fusions)
-    chosen = list(FUSIONS) if chosen == [ALL] else list(dict.fromkeys(chosen))
+    chosen = fusion_names() if chosen == [ALL] else list(dict.fromkeys(chosen))
     options = settings.options_of(chosen)  # before anything slow
     asked, learned = _conditions(conditions), _conditions(multi_conditions)
     manifest = settings.manifest()

@@ -16,14 +16,16 @@ __all__ = [
     "ConfigError",
     "DataRootError",
     "DeviceError",
+    "DownloadError",
     "FailuresError",
     "HubError",
     "HyfuseError",
     "InstallationError",
     "ManifestError",
+    "ModelError",
+    "PluginError",
     "ProtocolError",
     "ProvenanceError",
-    "ModelError",
     "RunError",
     "StorageError",
     "StoreError",
@@ -75,6 +77,10 @@ class InstallationError(HyfuseError, ImportError):
     """A package that is installed and cannot be imported."""
 
 
+class PluginError(HyfuseError, RuntimeError):
+    """An encoder or a fusion of another package that raises, or returns what it should not."""
+
+
 class DeviceError(HyfuseError, RuntimeError):
     """A device that was asked for and is not there."""
 
@@ -105,6 +111,10 @@ class RunError(HyfuseError, ValueError):
 
 class ModelError(HyfuseError, ValueError):
     """An exported model that is absent, damaged, edited by hand or of another version."""
+
+
+class DownloadError(HyfuseError, ConnectionError):
+    """A corpus that cannot be downloaded: no network, no such release, a file that arrives damaged."""
 
 
 class HubError(HyfuseError, ConnectionError):

@@ -16,7 +16,16 @@ from typing import Any
 
 from pipelines.errors import CardError, unknown_name
 
-__all__ = ["VOCABULARY", "Card", "canonical_emotion", "card_folder", "card_names", "read_card"]
+__all__ = [
+    "VOCABULARY",
+    "AudbSource",
+    "Card",
+    "canonical_emotion",
+    "card_folder",
+    "card_names",
+    "emotion_words",
+    "read_card",
+]
 
 VOCABULARY: tuple[str, ...] = (
     "anger",
@@ -61,6 +70,23 @@ _SYNONYMS: dict[str, str] = {
 }
 
 
+@dataclass(frozen=True)
+class AudbSource:
+    """Where audEERING's registry of databases, which the package audb reads, has a corpus.
+
+    Attributes:
+        name: of the database there.
+        version: the release that the card's counts belong to.
+        media: beginning of the paths of the recordings that belong to the corpus; empty for all.
+        remark: how this release differs from the official one.
+    """
+
+    name: str
+    version: str
+    media: str = ""
+    remark: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Card:
     """What is known about one corpus.
@@ -85,6 +111,7 @@ class Card:
         protocols: names that make sense for this corpus.
         test_speakers: protocol name to the test speakers of each of its folds, for protocols fixed by a publication.
         warnings: shown whenever a protocol of this corpus is used.
+        audb: where `hyfuse corpora fetch` gets it; None where it has to be asked for or downloaded by hand.
     """
 
     name: str
@@ -106,6 +133,7 @@ class Card:
     protocols: tuple[str, ...]
     test_speakers: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    audb: AudbSource | None = None
 
     def __post_init__(self) -> None:
         for raw, emotion in self.label_map.items():
@@ -133,9 +161,13 @@ class Card:
 
 _TOP_KEYS = {
     "name", "title", "language", "layout", "licence", "citation", "url", "obtain", "version", "warnings",
-    "labels", "expected", "protocols",
+    "labels", "expected", "protocols", "audb",
 }  # fmt: skip
-_SECTION_KEYS = {"labels": {"classes", "map"}, "expected": {"utterances", "speakers", "emotions", "splits"}}
+_SECTION_KEYS = {
+    "labels": {"classes", "map"},
+    "expected": {"utterances", "speakers", "emotions", "splits"},
+    "audb": {"name", "version", "media", "remark"},
+}
 
 
 def card_folder() -> Path:
@@ -203,6 +235,7 @@ def _card(path: Path, content: dict[str, Any]) -> Card:
                 for protocol, entry in protocols.items()
                 if isinstance(entry, dict)
             },
+            audb=AudbSource(**content["audb"]) if "audb" in content else None,
         )
     except KeyError as error:
         raise CardError(f"{path} lacks the key {error.args[0]!r}.") from error
@@ -210,6 +243,11 @@ def _card(path: Path, content: dict[str, Any]) -> Card:
         if isinstance(error, CardError):
             raise
         raise CardError(f"{path} has a value of the wrong type: {error}.") from error
+
+
+def emotion_words() -> tuple[str, ...]:
+    """Every spelling of an emotion that :func:`canonical_emotion` knows."""
+    return (*VOCABULARY, *_SYNONYMS)
 
 
 def canonical_emotion(label: str) -> str:

@@ -83,6 +83,8 @@ REQUIRED_COLUMNS: tuple[str, ...] = COLUMNS[:3]
 NUMBER_COLUMNS: tuple[str, ...] = ("arousal", "valence", "dominance", "duration_s")
 
 _MAX_ID_LENGTH = 200
+_HEADER_BYTES = 2**16
+_SPREADSHEET_ERROR = re.compile(r"#(N/A|NAME\?|REF!|VALUE!|DIV/0!|NUM!|NULL!|NV|BEZUG!|WERT!)|\d(\.\d+)?E\+\d+")
 
 
 @dataclass(frozen=True)
@@ -183,12 +185,16 @@ def read_manifest(path: Path, *, corpus: str = "", root: Path | None = None) -> 
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
+    """A CSV as text, also as spreadsheets write it: a mark at its start, semicolons, empty rows and columns."""
+    delimiter, first = _delimiter(path)
     with warnings.catch_warnings():
         # Rows with more fields than the header: pandas would take the first column for an index and shift all others.
         warnings.simplefilter("error", category=pd.errors.ParserWarning)
         # Everything as text, and only the empty field is missing: a speaker may be called "NA" or "007".
-        return pd.read_csv(
+        table = pd.read_csv(
             path,
+            sep=delimiter,
+            skiprows=first,
             dtype=str,
             index_col=False,
             keep_default_na=False,
@@ -196,6 +202,25 @@ def _read_csv(path: Path) -> pd.DataFrame:
             encoding="utf-8-sig",
             skipinitialspace=True,
         )
+    unnamed = [name for name in table.columns if str(name).startswith("Unnamed: ") and table[name].isna().all()]
+    table = table.drop(columns=unnamed).dropna(how="all").reset_index(drop=True)
+    if delimiter == ";":  # the decimal point is a comma where the comma cannot separate fields
+        for name in set(NUMBER_COLUMNS) & set(table.columns):
+            table[name] = table[name].str.replace(r"^\s*([+-]?\d+),(\d+)\s*$", r"\1.\2", regex=True)
+    return table
+
+
+def _delimiter(path: Path) -> tuple[str, int]:
+    """What separates the fields of a CSV, told from its header, and the lines before the header."""
+    with path.open("rb") as handle:
+        start = handle.read(_HEADER_BYTES).decode("utf-8-sig", errors="replace")
+    header = start.splitlines()[0] if start else ""
+    if announced := re.fullmatch(r"\"?sep=(.)\"?[,;]*", header.strip(" "), re.IGNORECASE):  # Excel's own line
+        return announced[1], 1
+    bare = re.sub(r'"[^"]*"', "", header)
+    if "," in bare:
+        return ",", 0
+    return max(",;\t", key=bare.count), 0
 
 
 def write_manifest(manifest: Manifest, path: Location) -> None:
@@ -210,6 +235,9 @@ def write_manifest(manifest: Manifest, path: Location) -> None:
 def _checked(table: pd.DataFrame, origin: str) -> pd.DataFrame:
     """Check a table against the contract and bring it into canonical column order and types."""
     table = table.rename(columns={name: str(name).strip() for name in table.columns})
+    # "Speaker" is the column speaker, unless that is there as well.
+    capitals = {name: name.lower() for name in table.columns if name not in COLUMNS and name.lower() in COLUMNS}
+    table = table.rename(columns={name: lower for name, lower in capitals.items() if lower not in table.columns})
     # pandas has already renamed the second of two equal names, to "speaker.1".
     names = [re.sub(r"\.\d+$", "", name) for name in table.columns]
     if twice := [name for name in _duplicates(names) if name in COLUMNS]:
@@ -315,6 +343,13 @@ def _check_required(columns: Mapping[str, Sequence[Any]], origin: str) -> None:
         if empty:
             raise ManifestError(
                 f"{origin}: {name} is empty in {len(empty)} row(s), first in row {empty[0] + 1}. Every utterance needs one."
+            )
+    for name in (*REQUIRED_COLUMNS, "emotion"):
+        mangled = [row for row, value in enumerate(columns[name]) if _SPREADSHEET_ERROR.fullmatch(value)]
+        if mangled:
+            raise ManifestError(
+                f"{origin}, row {mangled[0] + 1}: {name} is {columns[name][mangled[0]]!r}, which a spreadsheet wrote in place of"
+                " what was there. Set the column's format to Text before typing or pasting, and save again."
             )
     unusable = [name for name in ids if len(name) > _MAX_ID_LENGTH or not name.isprintable()]
     if unusable:

@@ -19,11 +19,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import ntpath
 import os
+import re
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -46,6 +49,7 @@ __all__ = [
     "cached_corpora",
     "check",
     "prepare",
+    "prepare_manifest",
     "prepare_table",
     "recall",
     "remember",
@@ -335,15 +339,27 @@ def prepare_table(path: Path, root: Path | None = None, *, progress: Progress | 
         raise DataRootError(
             f"There is no folder {root}, which the paths in {path} are to be relative to. Check `--data-root`."
         )
-    manifest = read_manifest(path, root=root)
+    return prepare_manifest(read_manifest(path, root=root), path.name, progress=progress)
+
+
+def prepare_manifest(manifest: Manifest, origin: str, *, progress: Progress | None = None) -> Prepared:
+    """Look at the recordings of a manifest that is the user's own and say what is odd about it.
+
+    Args:
+        manifest: with a root.
+        origin: what it was read from, for messages.
+        progress: called as ``progress(done, total)`` while headers are read.
+    """
     headers = _read_headers(manifest.audio_paths(), progress)
+    manifest, headers, converted = _without_backslashes(manifest, headers)
     table = manifest.table.copy()
     stated = table["duration_s"].to_numpy(dtype=float)
     measured = np.array([header.duration_s for header in headers])
     table["duration_s"] = np.where(np.isnan(stated), measured, stated)
     manifest = dataclasses.replace(manifest, table=table)
-    findings = _header_findings(manifest, headers, all_must_exist=True)
-    findings += _table_findings(manifest, path)
+    findings = [*converted, *_windows_findings(manifest, headers, origin)]
+    findings += _header_findings(manifest, headers, all_must_exist=True)
+    findings += _table_findings(manifest, origin)
     findings += _speaker_findings(manifest, sorted(set(table["emotion"]) - {""}))
     differing = np.flatnonzero(np.abs(stated - measured) > 0.1)
     if len(differing):
@@ -358,7 +374,54 @@ def prepare_table(path: Path, root: Path | None = None, *, progress: Progress | 
     return Prepared(manifest, _ordered(findings))
 
 
-def _table_findings(manifest: Manifest, path: Path) -> list[Finding]:
+def _without_backslashes(
+    manifest: Manifest, headers: list[Header]
+) -> tuple[Manifest, list[Header], list[Finding]]:
+    """Paths that were written on Windows, with forward slashes wherever that finds the recording."""
+    paths = list(manifest.table["path"])
+    turned = {
+        position: paths[position].replace("\\", "/")
+        for position, header in enumerate(headers)
+        if header.state == "missing" and "\\" in paths[position]
+    }
+    if not turned or manifest.root is None:
+        return manifest, headers, []
+    found = {position: read_header(manifest.root / path) for position, path in turned.items()}
+    found = {position: header for position, header in found.items() if header.state != "missing"}
+    if not found:
+        return manifest, headers, []
+    for position in found:
+        paths[position] = turned[position]
+    table = manifest.table.assign(path=pd.array(paths, dtype="str"))
+    note = Finding("note", f"{len(found)} path(s) had backslashes, as on Windows; they were read with forward slashes.")
+    again = [found.get(position, header) for position, header in enumerate(headers)]
+    return dataclasses.replace(manifest, table=table), again, [note]
+
+
+def _windows_findings(manifest: Manifest, headers: Sequence[Header], origin: str) -> list[Finding]:
+    """Absolute paths of a Windows machine, and how to make them relative."""
+    paths = [path for path, header in zip(manifest.table["path"], headers, strict=True) if header.state == "missing"]
+    foreign = [path for path in paths if PureWindowsPath(path).is_absolute()]
+    if not foreign:
+        return []
+    try:
+        folder = ntpath.commonpath([str(PureWindowsPath(path).parent) for path in foreign]).rstrip("\\") + "\\"
+    except ValueError:  # on several drives
+        folder = f"{PureWindowsPath(foreign[0]).parent}\\"
+    pattern = re.sub(r"[.*^$\[\]|]", r"\\\g<0>", folder.replace("\\", "/")).replace("/", "[/\\\\]")
+    script = shlex.quote(f"s|{pattern}||; s|\\\\|/|g")
+    return [
+        Finding(
+            "error",
+            f"{len(foreign)} path(s) in {origin} are absolute paths of a Windows machine, below {folder}. Make them relative to"
+            f" the folder of the recordings, `sed -i {script} {shlex.quote(origin)}`, and name that folder with"
+            " `--data-root DIR`.",
+            tuple(foreign[:5]),
+        )
+    ]
+
+
+def _table_findings(manifest: Manifest, origin: str) -> list[Finding]:
     """What a table lets one do, and what not."""
     findings = []
     emotions = Counter(manifest.table["emotion"])
@@ -368,7 +431,7 @@ def _table_findings(manifest: Manifest, path: Path) -> list[Finding]:
         findings.append(
             Finding(
                 "warning",
-                f"{path.name} has no emotion: embeddings can be extracted, classes cannot be trained on."
+                f"{origin} has no emotion: embeddings can be extracted, classes cannot be trained on."
                 + (f" Dimensions are there: {', '.join(dimensions)}." if dimensions else " Add a column `emotion`."),
             )
         )
@@ -405,8 +468,8 @@ def _table_findings(manifest: Manifest, path: Path) -> list[Finding]:
         findings.append(
             Finding(
                 "warning",
-                f"{path.name} is named like the official corpus {manifest.corpus!r} and would be kept under that"
-                " name. Rename the file.",
+                f"{origin} is named like the official corpus {manifest.corpus!r} and would be kept under that"
+                " name. Rename it.",
             )
         )
     return findings

@@ -224,8 +224,8 @@ def _limits(model: ModelFolder) -> str:
     return f"""## Intended use and limits
 {random}
 For research on emotion in speech. It was trained and tested on {corpus} alone: other languages, microphones, rooms, ages and ways
-of speaking are outside of what was measured; scores there are unknown and usually lower. It always names one of its outputs, also
-for noise, music or an emotion it does not know. It tells which label the raters or actors of that corpus would have given, not what a
-person feels. It must not be used to judge or monitor individuals; inferring emotions at work and in education is prohibited in the
-European Union but for medical and safety reasons (Regulation 2024/1689, article 5).
+of speaking are outside of what was measured; scores there are unknown and usually lower. It always gives an answer, also for noise,
+music or an emotion it does not know. It tells what the raters or actors of that corpus would have said, not what a person feels. It
+must not be used to judge or monitor people; inferring emotions at work and in education is prohibited in the European Union but
+for medical and safety reasons (Regulation 2024/1689, article 5).
 """

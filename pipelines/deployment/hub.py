@@ -162,7 +162,7 @@ def model_path(text: str) -> Path:
 
     Raises:
         ConfigError: ``hf:`` with something else behind it.
-        HubError: it is neither in the cache nor to be fetched.
+        HubError: it is neither in the cache nor to be fetched, or is no model of hyfuse.
     """
     if not text.startswith(_PREFIX):
         return Path(text)
@@ -175,6 +175,8 @@ def model_path(text: str) -> Path:
         )
     except Exception as error:  # as above
         raise _explained(error, f"{text} could not be fetched", writing=False) from error
+    if not (Path(str(found)) / MODEL_FILE).is_file():
+        raise HubError(f"{text} is no model of hyfuse: there is no {MODEL_FILE} in it. Check the name.")
     return Path(str(found))
 
 

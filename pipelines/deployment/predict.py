@@ -46,7 +46,7 @@ EMOTION = "emotion"
 
 _AT_ONCE = 32  # recordings between two looks at the heads
 _PARTS_AT_ONCE = 256  # of a recording; of 13 layers of 768 numbers they take 20 MB
-_SIDES = ("left", "right")
+_RINGING_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -356,7 +356,10 @@ def _reason(path: Path, failure: str) -> str:
 
 def _cut(waveform: Waveform, start_s: float, stop_s: float, rate_hz: int) -> DecodedClip:
     samples = waveform.samples[round(start_s * rate_hz) : round(stop_s * rate_hz)]
-    if not len(samples) or float(np.abs(samples).max()) <= SILENCE_PEAK:
+    # Where the recording was resampled, a sound next to this part rings into it.
+    edge = round(_RINGING_S * rate_hz)
+    inner = samples[edge:-edge] if len(samples) > 4 * edge else samples
+    if not len(inner) or float(np.abs(inner).max()) <= SILENCE_PEAK:
         return DecodedClip(None, "This part is silent: no sample exceeds the least step of 16-bit audio.")
     return DecodedClip(replace(waveform, samples=samples, duration_s=stop_s - start_s), "")
 

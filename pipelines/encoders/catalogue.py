@@ -6,6 +6,9 @@ same classes, fewer and narrower layers and random weights only, for the demo an
 Families: RLR (representation learning), CBR (compression-based: neural codecs), LEX (lexical: encoders of text), DSP (signal
 processing, without weights and so without a tiny size). Licences and revisions were gathered from public pages; what could not be
 confirmed says so. An entry with a ``recogniser`` can also write down what is said (``recognition.py``).
+
+Other packages add entries by entry points (``pipelines.plugins``, docs/own-encoder.md). Those are not in ``CATALOGUE``, which is
+what hyfuse itself knows; ``encoder_names``, ``encoder_spec`` and ``load_encoder`` know them too.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from pipelines.errors import ConfigError, unknown_name
+from pipelines.errors import ConfigError, PluginError, unknown_name
+from pipelines.plugins import ENCODERS, Plugin, blamed, find_plugin, fix_of, load_entry, plugin_problems, plugins
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +38,9 @@ __all__ = [
     "WeightFile",
     "canonical_name",
     "encoder_names",
+    "encoder_plugin",
+    "encoder_plugin_problems",
+    "encoder_plugins",
     "encoder_spec",
     "load_encoder",
 ]
@@ -833,9 +840,69 @@ CATALOGUE: dict[str, EncoderSpec] = {entry.name: entry for entry in _ENTRIES}
 _ALIASES = {"wavlm-base": "wavlm"}
 
 
+_RESERVED = frozenset({*CATALOGUE, *_ALIASES, "all"})
+
+
 def encoder_names(*, tiny: bool = False) -> list[str]:
-    """Names of all encoders; with ``tiny`` also the ``-tiny`` sizes."""
-    return [name for name, spec in CATALOGUE.items() if tiny or not spec.is_tiny]
+    """Names of all encoders, those of other packages last; with ``tiny`` also the ``-tiny`` sizes. Imports no plug-in."""
+    names = [*CATALOGUE, *(plugin.name for plugin in encoder_plugins())]
+    return [name for name in names if tiny or not name.endswith(TINY_SUFFIX)]
+
+
+def encoder_plugins() -> list[Plugin]:
+    """The encoders that other packages offer; none of them is imported."""
+    return plugins(ENCODERS, reserved=_RESERVED)
+
+
+def encoder_plugin_problems() -> list[str]:
+    """A sentence for every encoder of another package whose name cannot be used."""
+    return plugin_problems(ENCODERS, reserved=_RESERVED)
+
+
+def encoder_plugin(name: str) -> Plugin | None:
+    """The entry point of an encoder of another package; None for all other names.
+
+    Raises:
+        PluginError: two packages offer that name, or it is malformed.
+    """
+    return find_plugin(ENCODERS, name, reserved=_RESERVED)
+
+
+def _complaints(spec: EncoderSpec) -> list[str]:
+    """What makes no sense in an entry that somebody else wrote."""
+    names, dim, rate, hop = spec.representations, spec.dim, spec.sample_rate_hz, spec.hop_samples
+    sensible = {
+        f"family {spec.family!r} is none of RLR, CBR, DSP, LEX": spec.family in ("RLR", "CBR", "DSP", "LEX"),
+        f"factory {spec.factory!r} is not module:class": all(spec.factory.partition(":")),
+        f"dim {dim!r} is not a whole number of at least 1": isinstance(dim, int) and dim >= 1,
+        f"representations {names!r} is not a tuple of different names": isinstance(names, tuple)
+        and all(isinstance(name, str) and name for name in names)
+        and 0 < len(names) == len(set(names)),
+        f"default_representation {spec.default_representation!r} is none of the representations": (
+            spec.default_representation in names
+        ),
+        f"sample_rate_hz {rate!r} is not a whole number above 0": isinstance(rate, int)
+        and (rate > 0 or spec.takes_text),
+        f"hop_samples {hop!r} is not a whole number of at least 0": isinstance(hop, int) and hop >= 0,
+        f"precisions {spec.precisions!r} do not begin with float32": tuple(spec.precisions)[:1] == ("float32",),
+        f"columns are {len(spec.columns)} for {dim} features": len(spec.columns) in (0, dim),
+    }
+    return [complaint for complaint, is_so in sensible.items() if not is_so]
+
+
+def _plugin_spec(plugin: Plugin) -> EncoderSpec:
+    """A plug-in's entry, checked."""
+    spec = load_entry(plugin, EncoderSpec)
+    assert isinstance(spec, EncoderSpec)
+    complaints: list[str] = []
+    with blamed(plugin, "its catalogue entry was read"):
+        complaints += _complaints(spec)
+    if complaints:
+        raise PluginError(
+            f"The catalogue entry of the encoder {plugin.name!r}, by the package {plugin.made_by}, makes no sense:"
+            f" {'; '.join(complaints)}. {fix_of(plugin)}"
+        )
+    return spec
 
 
 def canonical_name(name: str) -> str:
@@ -865,17 +932,19 @@ def encoder_spec(name: str, *, weights_dir: Path | None = None, progress: Progre
     Raises:
         UnknownNameError: no such encoder; the message lists the nearest names.
         ConfigError: an ``hf:`` name is malformed, or of another architecture.
+        PluginError: an encoder of another package cannot be imported, or its entry makes no sense.
         WeightsError: the configuration of an ``hf:`` name is nowhere.
     """
     if name.startswith(_HUB_PREFIXES):
         from pipelines.encoders.hub_name import hub_spec
 
         return hub_spec(name, weights_dir=weights_dir, progress=progress)
-    try:
-        return CATALOGUE[_ALIASES.get(name, name)]
-    except KeyError:
-        hint = "See `hyfuse models list`; wav2vec2-like encoders on the Hugging Face Hub are named hf:<owner>/<name>."
-        raise unknown_name("model", name, CATALOGUE, hint=hint) from None
+    if (entry := CATALOGUE.get(_ALIASES.get(name, name))) is not None:
+        return entry
+    if (plugin := encoder_plugin(name)) is not None:
+        return _plugin_spec(plugin)
+    hint = "See `hyfuse models list`; wav2vec2-like encoders on the Hugging Face Hub are named hf:<owner>/<name>."
+    raise unknown_name("model", name, encoder_names(tiny=True), hint=hint)
 
 
 def load_encoder(
@@ -902,6 +971,7 @@ def load_encoder(
         UnknownNameError: no such encoder.
         ConfigError: ``weights`` is neither kind, pretrained weights are asked for a ``-tiny`` size, or the encoder does not
             offer ``precision``.
+        PluginError: an encoder of another package cannot be built.
         WeightsError: weights are absent, damaged, or do not fit.
     """
     spec = encoder_spec(name, weights_dir=weights_dir, progress=progress)
@@ -922,12 +992,10 @@ def load_encoder(
         )
     import torch
 
-    module_name, class_name = spec.factory.split(":")
-    factory = getattr(import_module(module_name), class_name)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # weights are laid out for the number of threads, and another layout rounds differently
-    try:
-        encoder: Encoder = factory.build(
+    def build() -> Encoder:
+        module_name, class_name = spec.factory.split(":")
+        factory = getattr(import_module(module_name), class_name)
+        built: Encoder = factory.build(
             spec=spec,
             weights_kind=weights,
             device=torch.device(device),
@@ -935,6 +1003,19 @@ def load_encoder(
             progress=progress,
             **({"precision": precision} if len(spec.precisions) > 1 else {}),
         )
+        return built
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # weights are laid out for the number of threads, and another layout rounds differently
+    try:
+        if (plugin := encoder_plugin(spec.name)) is not None:
+            from pipelines.encoders.plugged import PluggedEncoder
+
+            with blamed(plugin, "being built"):
+                inner = build()
+            encoder: Encoder = PluggedEncoder(inner, plugin)
+        else:
+            encoder = build()
     finally:
         torch.set_num_threads(threads)
     # 10 bits of mantissa would break the promise of base.py; importing speechbrain switches it on.

@@ -6,6 +6,10 @@ modules for the layers above (and the final normalisation of the large sizes), r
 clip; so a clip's output does not depend on its batch either. Dropout is the configuration's, behind attention and in the
 feed-forward half; attention weights and whole layers are not dropped.
 
+What lies above the last layer gets it standardised per feature, with the mean and spread that it had before training
+(:meth:`TrainableSSL.standardise`): frames of one encoder have most of their size in common, untrained ones nearly all of it. In a
+saved model this is folded into the weights of the letters, so that they fit the last layer as it is.
+
 A trained model is written as transformers writes it: ``config.json``, ``model.safetensors``, ``preprocessor_config.json`` and, with
 letters, ``vocab.json`` (blank ``<pad>``, space ``|``), the layout of ``…ForCTC``. ``hyfuse extract --model hf:<owner>/<name>
 --weights-dir DIR`` reads it back.
@@ -46,8 +50,11 @@ class TrainableSSL(nn.Module):
     Attributes:
         frozen: the encoder as it was, all of it.
         layers: N trained layers.
-        spell: last layer [..., D] to letters; None without letters.
+        spell: standardised last layer [..., D] to letters; None without letters.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, *, frozen: SSLEncoder, model: Any, layers: int, letters: int) -> None:
         super().__init__()
@@ -57,6 +64,8 @@ class TrainableSSL(nn.Module):
         self.final_norm = model.encoder.layer_norm if getattr(model.config, "do_stable_layer_norm", False) else None
         self.spell = nn.Linear(frozen.spec.dim, letters) if letters else None
         self.first = len(model.encoder.layers) - layers
+        self.register_buffer("mean", torch.zeros(frozen.spec.dim))
+        self.register_buffer("std", torch.ones(frozen.spec.dim))
         for module in (self.layers, self.final_norm):
             if module is not None:
                 module.requires_grad_(True)
@@ -103,6 +112,17 @@ class TrainableSSL(nn.Module):
             outputs[-1] = self.final_norm(outputs[-1])
         return outputs
 
+    def standardise(self, frames: Tensor) -> None:
+        """Take mean and spread of the last layer from some of its frames, [n, D]; a feature that is constant is left as it is."""
+        exact = frames.double()
+        mean, std = exact.mean(dim=0), exact.std(dim=0, correction=0)
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > 1e-6 * mean.abs(), std, torch.ones_like(std)))
+
+    def scaled(self, last: Tensor) -> Tensor:
+        """The last layer, standardised: [..., D]."""
+        return (last - self.mean) / self.std
+
     def save(self, folder: Path, letters: Sequence[str]) -> None:
         """Write the checkpoint, whole or not at all.
 
@@ -126,7 +146,7 @@ class TrainableSSL(nn.Module):
                     ctc_class: Any = MODEL_FOR_CTC_MAPPING[type(model.config)]
                     whole = ctc_class(model.config)
                     setattr(whole, whole.base_model_prefix, model)
-                    whole.lm_head = self.spell
+                    whole.lm_head = self._folded(self.spell)
                     vocabulary = {letter: number for number, letter in enumerate(letters)}
                     _write_json(temporary / "vocab.json", vocabulary)
                 whole.save_pretrained(temporary)
@@ -149,6 +169,14 @@ class TrainableSSL(nn.Module):
                 f"{folder} cannot be written: {error.strerror or error}. Free disk space, or choose another folder with"
                 " --runs-dir."
             ) from error
+
+    @torch.no_grad()
+    def _folded(self, spell: nn.Linear) -> nn.Linear:
+        """The letters on the last layer as it is: W (x - mean) / std + b."""
+        folded = nn.Linear(spell.in_features, spell.out_features, device=spell.weight.device)
+        folded.weight.copy_(spell.weight / self.std)
+        folded.bias.copy_(spell.bias - folded.weight @ self.mean)
+        return folded
 
 
 def load_trainable(

@@ -34,6 +34,8 @@ __all__ = ["FineTuneConfig", "FineTuneResult", "FineTuneWork", "encoder_digest",
 
 Rows = NDArray[np.int64]
 
+_STANDARDISED_ROWS = 256
+
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuneConfig:
@@ -82,7 +84,7 @@ class FineTuneWork:
         ctc_weight: λ.
         batches: per epoch, lists of rows.
         test_batches: lists of rows, each row once.
-        make_head: features of the last layer to a module that takes [B, T, D] and bool [B, T].
+        make_head: features of the last layer to a module that takes it, standardised, [B, T, D] and bool [B, T].
         emotion_loss: outputs [B, C or K] and truth of the batch to a number.
         ctc_loss: logits [B, T, V], lengths [B] and symbols to a number.
         seed: of parameters and dropout.
@@ -189,6 +191,7 @@ class _Tuning:
             ]
         )
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.on_gpu and self.half == torch.float16)
+        self._standardise()
         total, done = sum(len(batches) for batches in work.batches), 0
         losses = []
         for epoch, batches in enumerate(work.batches):
@@ -220,12 +223,23 @@ class _Tuning:
             self.model.save(work.save_to, work.letters)
         return result
 
+    @torch.no_grad()
+    def _standardise(self) -> None:
+        """Mean and spread of the last layer before training, over the first rows that are trained on."""
+        self.model.eval()
+        count = max(1, _STANDARDISED_ROWS // self.work.config.batch_size)
+        frames = []
+        for _, waveforms in self._decoded(self.work.batches[0][:count]):
+            hidden, valid, _ = self.model.hear(waveforms)
+            frames.append(self.model(hidden, valid)[-1][valid])
+        self.model.standardise(torch.cat(frames))
+
     def _loss(self, rows: Rows, waveforms: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, emotion and CTC of a batch."""
         work = self.work
         hidden, valid, _ = self.model.hear(waveforms)
         with torch.autocast(self.device.type, dtype=self.half, enabled=self.on_gpu):
-            last = self.model(hidden, valid)[-1]
+            last = self.model.scaled(self.model(hidden, valid)[-1])
             outputs = self.head(last, valid).float()
             spelled = None if self.model.spell is None else self.model.spell(last).float()
         emotion = work.emotion_loss(outputs, torch.from_numpy(work.truth[rows]).to(self.device))
@@ -246,8 +260,9 @@ class _Tuning:
         for rows, waveforms in self._decoded(self.work.test_batches):
             hidden, valid, lower = self.model.hear(waveforms)
             upper = self.model(hidden, valid)
-            found = self.head(upper[-1], valid).float().cpu().numpy()
-            best = None if self.model.spell is None else self.model.spell(upper[-1]).argmax(dim=-1).cpu().numpy()
+            last = self.model.scaled(upper[-1])
+            found = self.head(last, valid).float().cpu().numpy()
+            best = None if self.model.spell is None else self.model.spell(last).argmax(dim=-1).cpu().numpy()
             lengths = valid.sum(dim=1).tolist()
             for place, row in enumerate(rows.tolist()):
                 outputs[row] = found[place]

@@ -1,21 +1,25 @@
 """The fusion heads by name: what they are and which options they take, without importing torch.
 
 Adding a head is one file with one class (see ``concat.py`` for the shape of it) and one entry of
-:data:`FUSIONS`.
+:data:`FUSIONS`. Other packages add heads by entry points (``pipelines.plugins``, docs/own-fusion.md): :func:`fusion_names`,
+:func:`fusion_spec` and :func:`build_head` know those as well.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pipelines.errors import ConfigError, unknown_name
+from pipelines.errors import ConfigError, PluginError, unknown_name
+from pipelines.plugins import FUSIONS as FUSION_GROUP
+from pipelines.plugins import Plugin, blamed, find_plugin, fix_of, load_entry, plugin_code, plugin_problems, plugins
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 __all__ = [
     "FUSIONS",
@@ -25,7 +29,12 @@ __all__ = [
     "OptionValue",
     "applicable_options",
     "build_head",
+    "fusion_code",
+    "fusion_names",
     "fusion_options",
+    "fusion_plugin",
+    "fusion_plugin_problems",
+    "fusion_plugins",
     "fusion_spec",
 ]
 
@@ -257,23 +266,91 @@ _BASELINE = FusionSpec(
 )
 
 
+_RESERVED = frozenset({*FUSIONS, SINGLE, "logistic", "ridge", "all", "none", "both"})
+"""Names that no other package can give to a fusion: of fusions, of baselines, and words of the command line."""
+
+
+def fusion_names() -> list[str]:
+    """Names of all fusions, those of other packages last. Imports no plug-in."""
+    return [*FUSIONS, *(plugin.name for plugin in fusion_plugins())]
+
+
+def fusion_plugins() -> list[Plugin]:
+    """The fusions that other packages offer; none of them is imported."""
+    return plugins(FUSION_GROUP, reserved=_RESERVED)
+
+
+def fusion_plugin_problems() -> list[str]:
+    """A sentence for every fusion of another package whose name cannot be used."""
+    return plugin_problems(FUSION_GROUP, reserved=_RESERVED)
+
+
+def fusion_plugin(name: str) -> Plugin | None:
+    """The entry point of a fusion of another package; None for all other names.
+
+    Raises:
+        PluginError: two packages offer that name, or it is malformed.
+    """
+    return find_plugin(FUSION_GROUP, name, reserved=_RESERVED)
+
+
+def fusion_code(name: str) -> dict[str, dict[str, str]]:
+    """What the results of a fusion depend on beyond hyfuse's own code, for result rows: nothing, unless it is a plug-in's.
+
+    Returns:
+        Empty, or ``plugin`` to its package, version and the sha256 of its code.
+    """
+    if (plugin := fusion_plugin(name)) is None:
+        return {}
+    return {"plugin": {"package": plugin.package, "version": plugin.version, "code_digest": plugin_code(plugin)}}
+
+
 def fusion_spec(name: str) -> FusionSpec:
     """Look up a fusion, or the baseline ``single``.
 
     Args:
-        name: a key of :data:`FUSIONS`, or "single".
+        name: one of :func:`fusion_names`, or "single".
 
     Returns:
         Its entry.
 
     Raises:
         UnknownNameError: no such fusion; the message lists those that exist.
+        PluginError: a fusion of another package cannot be imported, or its entry makes no sense.
     """
     if name == SINGLE:
         return _BASELINE
-    if name not in FUSIONS:
-        raise unknown_name("fusion", name, FUSIONS)
-    return FUSIONS[name]
+    if name in FUSIONS:
+        return FUSIONS[name]
+    if (plugin := fusion_plugin(name)) is not None:
+        return _plugin_spec(plugin)
+    raise unknown_name("fusion", name, fusion_names())
+
+
+def _plugin_spec(plugin: Plugin) -> FusionSpec:
+    """A plug-in's entry, checked, with the options that every fusion has."""
+    spec = load_entry(plugin, FusionSpec)
+    assert isinstance(spec, FusionSpec)
+    with blamed(plugin, "its catalogue entry was read"):
+        wrong = [name for name, option in spec.options.items() if not isinstance(option, FusionOption)]
+        common = [name for name in _OF_STREAMS if name in spec.options]
+    if spec.inputs != 2 or wrong or common:
+        what = (
+            f"it takes {spec.inputs} inputs; a fusion takes 2"
+            if spec.inputs != 2
+            else f"its options {', '.join(wrong)} are no FusionOption"
+            if wrong
+            else f"its options {', '.join(common)} have names of settings of training"
+        )
+        raise PluginError(
+            f"The catalogue entry of the fusion {plugin.name!r}, by the package {plugin.made_by}, makes no sense: {what}."
+            f" {fix_of(plugin)}"
+        )
+    return spec
+
+
+_OF_STREAMS = ("left_dim", "right_dim", "num_classes", "head_seeds", "hidden_dim", "input_dropout", "dropout")
+"""What every head is built with beside its options."""
 
 
 def fusion_options(name: str, given: Mapping[str, object] | None = None) -> dict[str, OptionValue]:
@@ -315,7 +392,7 @@ def applicable_options(name: str, given: Mapping[str, object]) -> dict[str, obje
         UnknownNameError: no such fusion, or an option that no fusion has.
     """
     own = fusion_spec(name).options
-    known = {key for spec in (*FUSIONS.values(), _BASELINE) for key in spec.options}
+    known = {*own, *(key for spec in (*FUSIONS.values(), _BASELINE) for key in spec.options)}
     for key in given:
         if key not in known:
             raise unknown_name("option of the fusions", key, known)
@@ -355,6 +432,7 @@ def build_head(
     Raises:
         UnknownNameError: no such fusion or option.
         ConfigError: an option or width that makes no sense, or a number of inputs that does not fit.
+        PluginError: a fusion of another package cannot be built; its head raises the same when it fails or returns another shape.
     """
     spec = fusion_spec(name)
     if (right_dim is None) != (spec.inputs == 1):
@@ -362,17 +440,71 @@ def build_head(
             f"Fusion {name!r} takes {spec.inputs} representation(s), but {1 if right_dim is None else 2} came. "
             f"A representation alone is trained by 'single'; a pair by one of {', '.join(FUSIONS)}."
         )
-    head_class = getattr(importlib.import_module(spec.module), spec.class_name)
     widths = {"left_dim": left_dim} if right_dim is None else {"left_dim": left_dim, "right_dim": right_dim}
-    head: nn.Module = head_class(
-        **widths,
-        num_classes=num_classes,
-        head_seeds=head_seeds,
-        hidden_dim=hidden_dim,
-        input_dropout=input_dropout,
-        dropout=dropout,
-        **fusion_options(name, options),
-    )
+    complete = fusion_options(name, options)
+
+    def build() -> nn.Module:
+        head_class = getattr(importlib.import_module(spec.module), spec.class_name)
+        head: nn.Module = head_class(
+            **widths,
+            num_classes=num_classes,
+            head_seeds=head_seeds,
+            hidden_dim=hidden_dim,
+            input_dropout=input_dropout,
+            dropout=dropout,
+            **complete,
+        )
+        return head
+
+    plugin = None if name in FUSIONS or name == SINGLE else fusion_plugin(name)
+    if plugin is None:
+        return build()
+    with blamed(plugin, "being built"):
+        head = build()
+    return _watched(head, plugin, head_count=len(head_seeds), num_classes=num_classes)
+
+
+def _watched(head: nn.Module, plugin: Plugin, *, head_count: int, num_classes: int) -> nn.Module:
+    """A plug-in's head that says whose mistake it is when it fails; what it computes stays what it is."""
+    import torch
+
+    def mistake(what: str) -> PluginError:
+        return PluginError(
+            f"The fusion {plugin.name!r} of the package {plugin.made_by} breaks its contract: {what}. Its author finds all such"
+            f" mistakes with `hyfuse fusions check {plugin.name}`. {fix_of(plugin)}"
+        )
+
+    if not isinstance(head, torch.nn.Module):
+        raise mistake(f"its class made a {type(head).__name__}; expected a torch.nn.Module")
+    for name, tensor in head.named_parameters():
+        if tensor.ndim < 2 or tensor.shape[0] != head_count or tensor.dtype != torch.float32:
+            raise mistake(
+                f"the parameter {name!r} of {head_count} heads is {tensor.dtype} {list(tensor.shape)}; expected torch.float32 that"
+                f" begins with [{head_count}, …] (pipelines.fusion.stacked has layers that do)"
+            )
+    last = getattr(getattr(head, "classify", None), "weight", None)
+    if last is None or last.ndim != 3 or last.shape[2] != num_classes:
+        raise mistake(f"its output layer must be a StackedLinear named `classify` with {num_classes} outputs")
+    inner = head.forward
+
+    @functools.wraps(inner)
+    def forward(*inputs: Tensor, record: dict[str, Tensor] | None = None) -> Tensor:
+        with blamed(plugin, "fusing"):
+            outputs: Tensor = inner(*inputs, record=record)
+        expected = (head_count, inputs[0].shape[1], num_classes)
+        if not isinstance(outputs, torch.Tensor) or outputs.shape != expected or outputs.dtype != torch.float32:
+            what = (
+                f"{outputs.dtype} {list(outputs.shape)}"
+                if isinstance(outputs, torch.Tensor)
+                else type(outputs).__name__
+            )
+            raise mistake(f"it returned {what}; expected logits, torch.float32 [H, B, C] = {list(expected)}")
+        for name, values in (record or {}).items():
+            if values.shape != expected[:2]:
+                raise mistake(f"it recorded {name!r} as {list(values.shape)}; expected [H, B] = {list(expected[:2])}")
+        return outputs
+
+    head.forward = forward
     return head
 
 

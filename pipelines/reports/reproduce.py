@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pipelines.fusion.catalogue import FUSIONS, SINGLE, applicable_options
+from pipelines.fusion.catalogue import SINGLE, applicable_options, fusion_names
 from pipelines.training.grid import LINEAR, PAIRINGS, pair_up
 from pipelines.training.recipes import RECIPES
 
@@ -118,7 +118,7 @@ def _options(
 ) -> list[str]:
     """Options of one fusion where they differ from the recipe's."""
     # A run of another version may have fusions that are unknown here; its report is still made.
-    usual = applicable_options(fusion, of_recipe) if fusion in (SINGLE, *FUSIONS) else {}
+    usual = applicable_options(fusion, of_recipe) if fusion in (SINGLE, *fusion_names()) else {}
     return [
         word
         for name, value in (given[0] if given else {}).items()

@@ -38,7 +38,7 @@ from pipelines.corpora.protocols import Fold, Split
 from pipelines.errors import ConfigError, ProtocolError, unknown_name
 from pipelines.evaluation.results import HeadRecord, RunFolder
 from pipelines.files import write_atomically
-from pipelines.fusion.catalogue import FUSIONS, SINGLE, fusion_options
+from pipelines.fusion.catalogue import SINGLE, fusion_code, fusion_names, fusion_options
 from pipelines.locations import Location
 from pipelines.store.transcripts import text_condition
 from pipelines.studies.distill_findings import Findings, outcome_of, score_of_head
@@ -123,8 +123,8 @@ class DistillConfig:
     comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
 
     def __post_init__(self) -> None:
-        if self.fusion not in FUSIONS:
-            raise unknown_name("fusion", self.fusion, FUSIONS)
+        if self.fusion not in fusion_names():
+            raise unknown_name("fusion", self.fusion, fusion_names())
         if self.training not in TRAININGS:
             raise unknown_name("--training", self.training, TRAININGS)
         base = self.comparison.condition
@@ -474,6 +474,7 @@ def _system(
         "hyper_parameters": asdict(train),
         "code_version": pipelines.__version__,
         "code_digest": code_digest(),
+        **fusion_code(fusion),
         **more,
     }
     copies = len(config.blocks)

@@ -303,18 +303,18 @@ def _dimensions(findings: Findings, tested: _Tests) -> str:
 
 
 def _room(findings: Findings, tested: _Tests) -> str:
-    measure = findings.measure
-    there = [name for name in findings.blocks if tested.has("teacher", name)]
-    one = tested.difference("teacher", "baseline", there)
+    """Under its own condition alone: what it teaches is what it says of recordings under this one."""
+    measure, base = findings.measure, findings.blocks[0]
+    one = tested.difference("teacher", "baseline", [base])
     says = (
         "It knows more than its students could find out by themselves"
         if _shown(one.p) and one.value > 0
         else "That it knows more than the head without a teacher is not shown, so there may be nothing to hand on"
     )
-    where = "the same conditions" if len(there) > 1 else there[0]
     return (
-        f"Is there anything to learn from the teacher? It reaches {measure.name} {measure.full(_mean(tested, 'teacher', there))}"
-        f" under {where}, {_verdict(measure, one, one.p)} against the head without a teacher. {says}."
+        f"Is there anything to learn from the teacher? Under {base}, where it teaches, it reaches {measure.name}"
+        f" {measure.full(_mean(tested, 'teacher', [base]))}, {_verdict(measure, one, one.p)} against the head without a teacher."
+        f" {says}."
     )
 
 

@@ -95,7 +95,7 @@ def ctc_loss(logits: Tensor, lengths: Tensor, targets: Sequence[NDArray[np.int64
         targets: B sequences of symbols; one without symbols wants blanks throughout, and is divided by 1.
     """
     sizes = torch.tensor([len(target) for target in targets])
-    flat = torch.from_numpy(np.concatenate([*targets, np.empty(0, np.int64)]))
+    flat = torch.from_numpy(np.concatenate([*targets, np.empty(0, np.int64)])).to(logits.device)
     log_probabilities = torch.log_softmax(logits.float(), dim=-1).transpose(0, 1)  # [T, B, V]
     losses = F.ctc_loss(
         log_probabilities, flat, lengths.cpu(), sizes, blank=BLANK, reduction="none", zero_infinity=True

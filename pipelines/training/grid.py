@@ -40,7 +40,7 @@ import pipelines
 from pipelines.corpora.protocols import Split
 from pipelines.errors import ConfigError, DeviceError, StorageError, WorkerError
 from pipelines.files import TEMPORARY_PREFIX
-from pipelines.fusion.catalogue import SINGLE, fusion_options, fusion_spec
+from pipelines.fusion.catalogue import SINGLE, fusion_code, fusion_options, fusion_spec
 from pipelines.training.data import Dataset, Source, read_source, source_shape
 from pipelines.training.logistic import LOGISTIC, PENALTY_C, train_logistic
 from pipelines.training.ridge import PENALTY, RIDGE, train_ridge
@@ -313,6 +313,7 @@ def make_job(dataset: Dataset, split: Split, cell: Cell, *, seeds: Sequence[int]
         "hyper_parameters": _hyper_parameters(cell, config),
         "code_version": pipelines.__version__,
         "code_digest": code_digest(),
+        **fusion_code(cell.fusion),
     }
     return Job(
         cell=cell,

@@ -152,7 +152,7 @@ def test_corpora_verbs(hyfuse: Runner, tmp_path: Path) -> None:
     assert "utterances" in checked.out
     assert "alpha" not in checked.out  # no raters
     heard = hyfuse("corpora", "check", "emotale", "--root", official_trees.emotale(tmp_path / "emotale"))
-    assert "agreement as Krippendorff's alpha (1 perfect, 0 chance): emotion -0.40 (15 answers on 5 utterances)" in heard.out
+    assert "Krippendorff's alpha (1 perfect, 0 chance): emotion -0.40 (15 answers on 5 utterances)" in heard.out
     shown = hyfuse("corpora", "show", "emodb")
     assert "W → anger" in shown.out
     assert "CC0" in shown.out

@@ -52,7 +52,8 @@ class Project:
         try:
             main()
         except SystemExit as ended:
-            assert not ended.code, ended.code
+            if ended.code:
+                raise AssertionError(f"hyfuse {arguments[0]} ended with {ended.code}") from ended
         finally:
             sys.argv = before
 

@@ -147,7 +147,7 @@ def test_what_cannot_be_exported(project: Project, tmp_path: Path) -> None:
     export = {"cache_dir": project.cache}
     with pytest.raises(UnknownNameError, match=r"fold of .*nine"):
         export_cell(run, cell, score, fold="nine", **export)
-    with pytest.raises(ConfigError, match="--seeds 3 was asked for, but .* has 2 per fold"):
+    with pytest.raises(ConfigError, match=r"--seeds 3 was asked for, but .* has 2 per fold"):
         export_cell(run, cell, score, fold=run.config["folds"][0]["name"], seeds=3, **export)
     with pytest.raises(ConfigError, match="at least 1, not 0"):
         export_cell(run, cell, score, seeds=0, **export)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import resource
 import shutil
 import subprocess
 import sys
@@ -262,22 +261,22 @@ def test_what_is_no_recording_has_no_parts(model: Model, tmp_path: Path) -> None
     assert "does not exist. Check its name" in found.failure
 
 
+@pytest.mark.slow
 def test_ten_minutes_in_bounded_memory(project: Project, tmp_path: Path) -> None:
-    """The whole recording and a few hundred parts, 38 MB at 16 kHz and 58 MB at 24 kHz; not all parts and their copies."""
-    path = _noise(tmp_path / "long.wav", 600)
+    """The recording takes 38 MB at 16 kHz, and batches of 16 s what the encoder takes."""
+    path = _noise(tmp_path / "long.wav", 600, rate_hz=16000)
     script = f"""
 import resource
 from pipelines.deployment.predict import load_model
-model = load_model({str(project.model())!r})
+model = load_model({str(project.model(LEFT))!r})
 list(model.predict({[str(project.data / "s0_anger_0.wav")]!r}))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-found = list(model.predict_segments({str(path)!r}, segment_s=10, step_s=5))
-assert len(found) == 119 and not any(one.failure for one in found)
+found = list(model.predict_segments({str(path)!r}, segment_s=10))
+assert len(found) == 60 and not any(one.failure for one in found)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr
-    assert resource.RUSAGE_SELF == 0
     assert int(done.stdout) < 600_000  # kB
 
 
@@ -308,5 +307,5 @@ def test_features_that_the_encoder_does_not_give(project: Project, tmp_path: Pat
 def test_heads_that_do_not_fit_are_refused_at_once(project: Project, tmp_path: Path) -> None:
     model = read_model(project.model())
     write_model(dataclasses.replace(model, fusion="concat", options={}), tmp_path, "card")
-    with pytest.raises(ModelError, match="The heads of .* are of another version"):
+    with pytest.raises(ModelError, match=r"The heads of .* are of another version"):
         load_model(tmp_path)

@@ -70,6 +70,7 @@ def test_a_checkpoint_is_read_by_transformers_and_by_hyfuse(tmp_path: Path) -> N
     with torch.no_grad():
         for parameter in model.layers.parameters():
             parameter.add_(0.01)
+    model.standardise(3.0 + 2.0 * torch.randn(50, 32))
     folder = tmp_path / "fine-tuned" / "fold-1"
     folder.parent.mkdir()
     model.eval().save(folder, ("<pad>", "|", "a", "b"))
@@ -82,7 +83,7 @@ def test_a_checkpoint_is_read_by_transformers_and_by_hyfuse(tmp_path: Path) -> N
     assert model.spell is not None
     with torch.no_grad():
         last = model(hidden, valid)[-1]
-        spelled = model.spell(last)
+        spelled = model.spell(model.scaled(last))
         upstream = Wav2Vec2ForCTC.from_pretrained(folder).eval()
         normal = (clip - clip.mean()) / (clip.var(unbiased=False) + 1e-7).sqrt()
         torch.testing.assert_close(upstream(normal[None]).logits, spelled, rtol=1e-4, atol=1e-5)

@@ -92,7 +92,7 @@ def train(
         return float(np.mean([values.argmax(axis=1) == truth for values in found if values is not None]))
 
     names = ("test", "left_shuffled", "right_shuffled" if fusion != SINGLE else "test")
-    return Outcome(*(accuracy(f"{name}_probabilities") for name in names), results=results)
+    return Outcome(*(accuracy(f"{name}_outputs") for name in names), results=results)
 
 
 def variants() -> list[tuple[str, dict[str, object]]]:

@@ -306,7 +306,7 @@ def test_fine_tuning_stands_beside_the_frozen_frames(tmp_path: Path) -> None:
         weights="random",
         progress=lambda now, total, what: counts.append((now, total)),
     )
-    assert counts == [(16, 16), (3, 4), (4, 4)]
+    assert counts == [(20, 20), (3, 4), (4, 4)]
     assert (tmp_path / "run" / "study.json").read_bytes() == before
 
 

@@ -40,15 +40,16 @@ class Prepared:
         if arguments[0] != "report":
             arguments = (*arguments, "--cache-dir", self.folder / "cache")
 
-        before, said = sys.argv, io.StringIO()
+        before, said, status = sys.argv, io.StringIO(), None
         sys.argv = ["hyfuse", *map(str, arguments)]
         try:
             with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
                 main()
         except SystemExit as ended:
-            assert not ended.code, f"{' '.join(sys.argv)}: {said.getvalue()}"
+            status = ended.code
         finally:
             sys.argv = before
+        assert not status, f"hyfuse {' '.join(map(str, arguments))}: {said.getvalue()}"
         return " ".join(said.getvalue().split())
 
     def study(self, name: str, *arguments: object) -> Outcome:
@@ -107,8 +108,23 @@ def test_noise(prepared: Prepared) -> None:
     assert any(figure.kind == "lines" for figure in outcome.figures)
 
 
+def test_distill(prepared: Prepared) -> None:
+    heard = ("--acoustic", "wavlm-tiny", "--text", "bert-tiny", "--conditions", " ".join(NOISE), "--seeds", 1)
+    outcome = prepared.study("distill", *heard, "--target", "dimensions")
+    assert "Does the teacher help its student?" in " ".join(outcome.answers)
+
+
 def test_asr_fusion(prepared: Prepared) -> None:
-    streams = ("--acoustic", "wavlm-tiny", "--asr", "wav2vec2-ctc-tiny", "--text", "bert-tiny", "--transcripts", "manual,asr")
+    streams = (
+        "--acoustic",
+        "wavlm-tiny",
+        "--asr",
+        "wav2vec2-ctc-tiny",
+        "--text",
+        "bert-tiny",
+        "--transcripts",
+        "manual,asr",
+    )
     small = ("--heads", "hierarchical", "--lambda", "0.3", "--epochs", 2, "--hidden-dim", 16)
     outcome = prepared.study("asr-fusion", *streams, *small)
     said = " ".join(outcome.answers)

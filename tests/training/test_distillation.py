@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipelines.errors import ConfigError, ProtocolError, UnknownNameError
+from pipelines.fusion.catalogue import FUSIONS
 from pipelines.training.distillation import (
     DistillationConfig,
     Lessons,
@@ -224,6 +225,34 @@ def test_lessons_are_what_the_teacher_says(target: str) -> None:
         assert teacher.target_scaler is not None
         found = found * teacher.target_scaler.std + teacher.target_scaler.mean
     np.testing.assert_allclose(found.numpy(), teacher.test_outputs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fusion", "options"),
+    [*((name, {}) for name in FUSIONS), ("hyperbolic", {"classifier": "mlr"}), ("gated", {"dense_dim": 9})],
+)
+def test_every_fusion_can_teach(fusion: str, options: dict[str, object]) -> None:
+    """And teaches the same in any company."""
+    world, tasks = _World(), _tasks(2)
+    config = replace(CONFIG, epochs=1)
+    given = {"fusion": fusion, "options": options, "left": world.left, "right": world.right}
+    steps = steps_per_epoch(_tasks(), config)
+
+    def ask(chosen: list[HeadTask]) -> Lessons:
+        teachers = train_stack(
+            tasks=chosen,
+            steps_per_epoch=steps,
+            config=config,
+            **given,
+            **world.learned("emotion"),  # type: ignore[arg-type]
+        )
+        return give_lessons(teachers, utterances=N, config=config, **given)  # type: ignore[arg-type]
+
+    together, alone = ask(tasks), ask(tasks[1:])
+    for name in ("outputs", "embeddings"):
+        assert torch.equal(getattr(together, name)[1].nan_to_num(), getattr(alone, name)[0].nan_to_num())
+    (student,) = _student(world, "emotion", tasks[1:], alone, DistillationConfig(), config)
+    assert np.isfinite(student.test_outputs).all()
 
 
 # ------------------------------------------------------------------------------------------- training

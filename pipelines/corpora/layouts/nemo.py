@@ -33,13 +33,13 @@ _COLUMNS = ("file_id", "emotion", "raw_text", "speaker_id", "gender", "age")
 
 def recognise(root: Path) -> bool:
     """Whether the folder looks like nEMO."""
-    return has_match(subfolder(root, "samples"), _NAME)
+    return has_match(_samples(root), _NAME)
 
 
 def read(root: Path) -> Listing:
     """List nEMO: what the table names, and what lies in ``samples`` without being named."""
     findings: list[Finding] = []
-    folder = subfolder(root, "samples")
+    folder = _samples(root)
     paths = {path.stem: path for path in recordings(folder)} if folder else {}
     table = file_named(root, "data.tsv")
     rows = []
@@ -90,3 +90,8 @@ def read(root: Path) -> Listing:
         )
     add_unparsed(findings, root, unparsed, "SPEAKER_emotion_sentence.wav")
     return Listing(by_id(rows), tuple(findings))
+
+
+def _samples(root: Path) -> Path | None:
+    """Folder of the recordings; audb's release calls it ``audios``."""
+    return subfolder(root, "samples") or subfolder(root, "audios")

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from pipelines.corpora.layouts import Finding, Listing
-from pipelines.corpora.layouts._files import add_unparsed, by_id, has_match, recordings, relative, subfolders
+from pipelines.corpora.layouts._files import add_unparsed, by_id, has_match, recordings, relative, subfolder, subfolders
 
 __all__ = ["SHAPE", "read", "recognise"]
 
@@ -69,4 +69,6 @@ def read(root: Path) -> Listing:
 
 
 def _actors(root: Path) -> list[Path]:
-    return [folder for folder in subfolders(root) if _ACTOR.fullmatch(folder.name)]
+    """Folders of the actors: in the root, or, in audb's release, in ``speech``."""
+    folder = subfolder(root, "speech") or root
+    return [actor for actor in subfolders(folder) if _ACTOR.fullmatch(actor.name)]

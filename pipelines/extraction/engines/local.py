@@ -17,6 +17,7 @@ from pipelines.audio.conditions import Distortion
 from pipelines.audio.decode import RESAMPLER, decoder_versions
 from pipelines.corpora.manifest import Manifest
 from pipelines.encoders.base import Encoder
+from pipelines.encoders.catalogue import encoder_plugin
 from pipelines.errors import DeviceError
 from pipelines.extraction.sink import BlockSink, FailureLimit
 from pipelines.extraction.texts import CorpusTexts, texts_for
@@ -145,6 +146,8 @@ def extraction_provenance(
     elif distortion is not None:
         packages.append("scipy")
         condition, condition_digest = distortion.name, distortion.digest
+    if (plugin := encoder_plugin(spec.name)) is not None:
+        packages.append(plugin.package)
     return Provenance(
         corpus=manifest.corpus,
         manifest_digest=manifest.digest,
