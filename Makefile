@@ -57,7 +57,7 @@ studies: $(INSTALLED)
 	$(HYFUSE) study distill $(STUDY_RUN) --acoustic descriptors --text bert-tiny --conditions "$(STUDY_NOISE)" \
 	  --target dimensions --seeds 2
 	$(HYFUSE) study asr-fusion $(STUDY_RUN) --acoustic descriptors --asr wav2vec2-ctc-tiny --text bert-tiny \
-	  --target dimensions --heads hierarchical --lambda 0,0.5 --protocol speaker-2fold --stride 2 --hidden-dim 64 \
+	  --target dimensions --heads hierarchical --lambda 0,0.5 --protocol speaker-2fold --stride 2 --hidden-dim 64 --epochs 16 \
 	  --learning-rate 0.006
 
 test: $(INSTALLED)

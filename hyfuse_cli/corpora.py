@@ -87,7 +87,9 @@ def show_corpus(name: _NAME, as_json: AsJson = False) -> None:
             f"{name} (default)" if name == card.default_protocol else name for name in card.protocols
         ),
         "warnings": " ".join(card.warnings),
-        "download": f"`hyfuse corpora fetch {card.name}` (audb: {card.audb.name} {card.audb.version})" if card.audb else "",
+        "download": f"`hyfuse corpora fetch {card.name}` (audb: {card.audb.name} {card.audb.version})"
+        if card.audb
+        else "",
         "how to get it": card.obtain,
     }
     width = max(map(len, lines))
@@ -200,6 +202,7 @@ def check_corpus(
         console.out.print("Nothing odd was found.")
     if any(finding.level == "error" for finding in audit.findings):
         raise typer.Exit(1)
+    console.note(f"Next: `hyfuse extract --model wavlm --corpus {shlex.quote(name)}`.")
 
 
 def _check_folds(name: str, split: Path, *, root: Path | None, near: bool, cache_dir: Location) -> None:

@@ -39,7 +39,10 @@ def open_corpus(corpus: str, *, data_root: Path | None, cache_dir: Location) -> 
 def extract(
     model: Annotated[list[str], typer.Option("--model", "-m", help="Encoder (see `hyfuse models list`); repeatable.")],
     corpus: Annotated[
-        str, typer.Option("--corpus", "-c", help="Name (see `hyfuse corpora list`) or path of a CSV/Parquet manifest.")
+        str,
+        typer.Option(
+            "--corpus", "-c", help="Name (see `hyfuse corpora list`), path of a CSV/Parquet manifest, or folder."
+        ),
     ],
     data_root: DataRoot = None,
     weights: Weights = "pretrained",

@@ -51,7 +51,8 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N
 CorpusOption = Annotated[
     str | None,
     typer.Option(
-        "--corpus", help="Name (see `hyfuse corpora list`) or path of a CSV/Parquet manifest. Default: the cached one."
+        "--corpus",
+        help="Name (see `hyfuse corpora list`), path of a CSV/Parquet manifest, or folder. Default: the cached one.",
     ),
 ]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of runs.")]

@@ -332,7 +332,8 @@ print("\\n" + json.dumps(sorted({{name.partition(".")[0] for name in sys.modules
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["models", "list"], ["models", "show", "wavlm"],
-                                       ["transcribe", "--help"], ["models", "show", "minilm"],
+                                       ["transcribe", "--help"], ["models", "show", "minilm"], ["fusions", "list"],
+                                       ["fusions", "show", "hyperbolic"], ["models", "check", "--help"],
                                        ["corpora", "list"], ["corpora", "show", "emodb"], ["extract", "--help"],
                                        ["compare", "--help"], ["cache", "--help"],
                                        ["predict", "--help"], ["push", "--help"], ["demo", "--help"]])  # fmt: skip

@@ -167,7 +167,12 @@ def _header(folder: Path) -> dict[str, Any]:
         raise ManifestError(
             f"{path} cannot be read as the header of an audformat database: {' '.join(str(error).split())[:200]}."
         ) from error
-    if isinstance(content, dict) and len(content) == 1 and isinstance(next(iter(content.values())), dict):
+    if (
+        isinstance(content, dict)
+        and len(content) == 1
+        and "tables" not in content
+        and isinstance(next(iter(content.values())), dict)
+    ):
         content = next(iter(content.values()))  # the oldest form has the database's name above everything
     if not isinstance(content, dict) or not isinstance(content.get("tables"), dict):
         raise ManifestError(f"{path} is not the header of an audformat database: it has no tables.")
@@ -191,7 +196,7 @@ def _table(folder: Path, name: str, index: list[str]) -> pd.DataFrame:
         elif pickled.is_file():
             raise ManifestError(
                 f"Table {name} exists only as {pickled.name}. hyfuse opens no pickles, because they can run any code. If you"
-                " trust where it is from, write it as CSV: `python -c \"import audformat;"
+                ' trust where it is from, write it as CSV: `python -c "import audformat;'
                 f" audformat.Database.load('{folder}').save('{folder}', storage_format='csv')\"`."
             )
         else:

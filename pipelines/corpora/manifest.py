@@ -245,7 +245,11 @@ def _checked(table: pd.DataFrame, origin: str) -> pd.DataFrame:
     missing = [name for name in REQUIRED_COLUMNS if name not in table.columns]
     if missing:
         found = ", ".join(map(str, table.columns)) or "none"
-        separator = " The columns look separated by something else than commas." if len(table.columns) == 1 else ""
+        separator = (
+            " The columns look separated by something else than commas, semicolons or tabs."
+            if len(table.columns) == 1
+            else ""
+        )
         raise ManifestError(
             f"{origin} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}. A manifest needs at least"
             f" {', '.join(REQUIRED_COLUMNS)} (and emotion, to train on it); found: {found}.{separator}"

@@ -374,9 +374,7 @@ def prepare_manifest(manifest: Manifest, origin: str, *, progress: Progress | No
     return Prepared(manifest, _ordered(findings))
 
 
-def _without_backslashes(
-    manifest: Manifest, headers: list[Header]
-) -> tuple[Manifest, list[Header], list[Finding]]:
+def _without_backslashes(manifest: Manifest, headers: list[Header]) -> tuple[Manifest, list[Header], list[Finding]]:
     """Paths that were written on Windows, with forward slashes wherever that finds the recording."""
     paths = list(manifest.table["path"])
     turned = {

@@ -533,9 +533,11 @@ def _notes(findings: Findings) -> list[str]:
         "fixed": f"training and validation part for {train.epochs} epochs, nothing selected",
         "last": f"the training part for {train.epochs} epochs, nothing selected",
     }.get(train.selection, f"the training part, best epoch by {train.selection} on the validation part")
+    what = f"{len(dataset.classes)} emotions ({', '.join(dataset.classes)})"
+    if dataset.dimensions:
+        what = f"dimensions {', '.join(dataset.dimensions)}"
     found = [
-        f"Corpus: {dataset.corpus}, {len(dataset.utterance_ids)} utterances, {len(set(dataset.speakers))} speakers,"
-        f" {len(dataset.classes)} emotions ({', '.join(dataset.classes)}).",
+        f"Corpus: {dataset.corpus}, {len(dataset.utterance_ids)} utterances, {len(set(dataset.speakers))} speakers, {what}.",
         f"Protocol: {split.protocol}, {'speaker-independent' if split.speaker_independent else 'speaker-dependent'},"
         f" {folds} fold{'s' if folds > 1 else ''}; {seeds} seed{'s' if seeds > 1 else ''}; scores of all folds pooled, mean over"
         " seeds; 95 % intervals by bootstrap over speakers.",

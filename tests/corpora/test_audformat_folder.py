@@ -90,7 +90,7 @@ def test_tables_that_say_different_things_are_not_guessed(database: Path, tmp_pa
     prepared = resolve_corpus(str(database), cache_dir=tmp_path / "cache", columns=Columns(tables=("heard",)))
     assert list(prepared.manifest.table["emotion"]) == ["neutral"]
     assert "7 recording(s) of the database have no emotion in the table chosen" in str(prepared.findings)
-    with pytest.raises(UnknownNameError, match="Unknown table 'herd'. Did you mean 'heard'"):
+    with pytest.raises(UnknownNameError, match=r"Unknown table 'herd'. Did you mean 'heard'"):
         read_audformat(database, tables=["herd"])
 
 
@@ -117,7 +117,7 @@ def test_segments_are_refused(database: Path) -> None:
     header = HEADER + "  parts: {type: segmented, columns: {emotion: {scheme_id: emotion}}}\n"
     (database / "db.yaml").write_text(header)
     assert "table parts label parts of recordings" in str(read_audformat(database).findings)
-    with pytest.raises(ManifestError, match="whole files. Write every segment to a file of its own"):
+    with pytest.raises(ManifestError, match=r"whole files\. Write every segment to a file of its own"):
         read_audformat(database, tables=["parts"])
 
 

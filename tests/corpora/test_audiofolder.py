@@ -88,7 +88,7 @@ def test_what_is_no_audiofolder(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="holds no recordings"):
         resolve_corpus(str(tmp_path / "empty"), cache_dir=cache)
     official = ravdess(tmp_path / "some" / "folder")
-    with pytest.raises(DataRootError, match="looks like ravdess. Read it as that: `--corpus ravdess --data-root"):
+    with pytest.raises(DataRootError, match=r"looks like ravdess\. Read it as that: `--corpus ravdess --data-root"):
         resolve_corpus(str(official), cache_dir=cache)
     with pytest.raises(ConfigError, match="leave --data-root"):
         resolve_corpus(str(official), data_root=official, cache_dir=cache)

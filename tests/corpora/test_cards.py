@@ -157,7 +157,11 @@ def test_a_good_card(write_card: Callable[[str], None]) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('title = "My corpus"', 'titel = "My corpus"', r"mine\.toml has unknown keys: titel\. Known keys: citation"),
+        (
+            'title = "My corpus"',
+            'titel = "My corpus"',
+            r"mine\.toml has unknown keys: titel\. Known keys: audb, citation",
+        ),
         ('name = "mine"', 'name = "yours"', r"says name = 'yours'; it must be the file's own name, 'mine'"),
         ('licence = "none"\n', "", r"mine\.toml lacks the key 'licence'"),
         ("[labels.map]", "[labels.mapping]", r"unknown keys in \[labels\]: mapping\. Known: classes, map"),
@@ -199,3 +203,26 @@ def test_a_card_in_another_encoding(write_card: Callable[[str | bytes], None]) -
 )
 def test_users_own_labels_are_brought_to_the_vocabulary(label: str, word: str) -> None:
     assert canonical_emotion(label) == word
+
+
+def test_where_audb_has_a_corpus(write_card: Callable[[str], None]) -> None:
+    write_card(GOOD + '\n[audb]\nname = "mine-db"\nversion = "1.0.0"\nmedia = "speech/"\n')
+    source = read_card("mine").audb
+    assert source is not None
+    assert (source.name, source.version, source.media, source.remark) == ("mine-db", "1.0.0", "speech/", "")
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ('name = "x"', r"value of the wrong type.*version"),
+        (
+            'name = "x"\nversion = "1"\nurl = "y"',
+            r"unknown keys in \[audb\]: url\. Known: media, name, remark, version",
+        ),
+    ],
+)
+def test_a_broken_source_is_an_error(section: str, message: str, write_card: Callable[[str], None]) -> None:
+    write_card(f"{GOOD}\n[audb]\n{section}\n")
+    with pytest.raises(CardError, match=message):
+        read_card("mine")

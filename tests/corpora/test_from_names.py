@@ -26,7 +26,8 @@ def _fields(named: Named, *fields: str) -> list[tuple[object, ...]]:
 
 def test_names(tmp_path: Path) -> None:
     named = _read(tmp_path, "{speaker}_{emotion}_{take}.wav",
-                  ["anna_Angry_1.wav", "ben_joy_02.WAV", "deep/ben_sad_3.wav", "notes.txt", "odd.wav", "._anna_sad_1.wav"])  # fmt: skip
+                  ["anna_Angry_1.wav", "ben_joy_02.WAV", "deep/ben_sad_3.wav",
+                   "notes.txt", "odd.wav", "._anna_sad_1.wav"])  # fmt: skip
     assert _fields(named, "utterance_id", "speaker", "emotion", "emotion_raw", "take") == [
         ("anna_Angry_1", "anna", "anger", "Angry", "1"),
         ("ben_joy_02", "ben", "happiness", "joy", "02"),

@@ -1,4 +1,4 @@
-"""Packages with entry points: taken from the documentation and installed by pip, or put together by hand where only code differs."""
+"""Packages with entry points: of the documentation, installed by pip, or put together by hand where only code differs."""
 
 from __future__ import annotations
 

@@ -27,7 +27,9 @@ def fusion_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pip_install("own-fusion.md", tmp_path_factory.mktemp("fusion"))
 
 
-@pytest.mark.parametrize(("page", "module"), [("own-encoder.md", "hyfuse_bands.py"), ("own-fusion.md", "hyfuse_larger.py")])
+@pytest.mark.parametrize(
+    ("page", "module"), [("own-encoder.md", "hyfuse_bands.py"), ("own-fusion.md", "hyfuse_larger.py")]
+)
 def test_examples_are_short(page: str, module: str) -> None:
     lines = [line for line in files_in(page)[module].splitlines() if line.strip()]
     assert 10 < len(lines) <= 30

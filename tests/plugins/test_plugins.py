@@ -33,7 +33,9 @@ def offer_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Put an encoder's package where Python finds it."""
 
     def offer(code: str = BANDS, *, module: str = "hyfuse_bands", **entries: str) -> None:
-        folder = by_hand(tmp_path / module, module, code, group=ENCODERS, entries=entries or {"bands": f"{module}:SPEC"})
+        folder = by_hand(
+            tmp_path / module, module, code, group=ENCODERS, entries=entries or {"bands": f"{module}:SPEC"}
+        )
         monkeypatch.syspath_prepend(str(folder))
 
     return offer
@@ -67,7 +69,11 @@ def test_a_broken_package_breaks_only_its_own_name(offer_encoder, hyfuse: Runner
     assert hyfuse("models", "list", "--json").status == 0
     assert hyfuse("models", "show", "wavlm").status == 0
     assert hyfuse("--help").status == 0
-    for arguments in (("models", "show", "bands"), ("models", "check", "bands"), ("extract", "--corpus", "demo", "--model", "bands")):
+    for arguments in (
+        ("models", "show", "bands"),
+        ("models", "check", "bands"),
+        ("extract", "--corpus", "demo", "--model", "bands"),
+    ):
         done = hyfuse(*arguments)
         assert done.status == 2, arguments
         assert "package hyfuse-bands 1.0 failed when being imported: ValueError: no licence file." in done.err
@@ -95,7 +101,7 @@ def test_a_broken_package_breaks_only_its_own_name(offer_encoder, hyfuse: Runner
 )  # fmt: skip
 def test_entries_that_make_no_sense(offer_encoder, code: str, entry: str, message: str) -> None:
     offer_encoder(code, bands=entry)
-    with pytest.raises(PluginError, match="hyfuse-bands 1.0") as caught:
+    with pytest.raises(PluginError, match=r"hyfuse-bands 1\.0") as caught:
         encoder_spec("bands")
     assert message in str(caught.value)
 
@@ -138,7 +144,9 @@ def test_unknown_names_know_the_plugins(offer_encoder) -> None:
 def test_code_is_known_by_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digests = []
     for number, text in enumerate((BANDS, BANDS, BANDS + "# more\n")):
-        folder = by_hand(tmp_path / str(number), "hyfuse_bands", text, group=ENCODERS, entries={"bands": "hyfuse_bands:SPEC"})
+        folder = by_hand(
+            tmp_path / str(number), "hyfuse_bands", text, group=ENCODERS, entries={"bands": "hyfuse_bands:SPEC"}
+        )
         with monkeypatch.context() as patch:
             patch.syspath_prepend(str(folder))
             plugin = find_plugin(ENCODERS, "bands", reserved=())
@@ -155,7 +163,11 @@ def test_code_is_known_by_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ("old", "new", "message"),
     [
         ("return cls(spec=spec, weights=info, device=device)", "return cls", "`build` returned a ABCMeta"),
-        ("return cls(spec=spec, weights=info, device=device)", "raise OSError('gone')", "failed when being built: OSError: gone"),
+        (
+            "return cls(spec=spec, weights=info, device=device)",
+            "raise OSError('gone')",
+            "failed when being built: OSError: gone",
+        ),
         ("class Bands(Encoder):", "class Bands:", "failed when being built: TypeError"),
         ('factory="hyfuse_bands:Bands"', 'factory="hyfuse_bands:Bonds"', "has no attribute 'Bonds'"),
         ("def num_frames", "def frames", "abstract method"),
@@ -163,7 +175,7 @@ def test_code_is_known_by_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyP
 )
 def test_encoders_that_cannot_be_built(offer_encoder, old: str, new: str, message: str) -> None:
     offer_encoder(changed(BANDS, old, new))
-    with pytest.raises(PluginError, match="hyfuse-bands 1.0") as caught:
+    with pytest.raises(PluginError, match=r"hyfuse-bands 1\.0") as caught:
         load_encoder("bands")
     assert message in str(caught.value)
 
@@ -172,7 +184,7 @@ def test_encoders_that_cannot_be_built(offer_encoder, old: str, new: str, messag
     ("old", "new", "message"),
     [
         ("counts)\n", "counts.int())\n", r"`num_frames` of 'bands' is torch.int32 \[2\]; expected torch.int64 \[2\]"),
-        ("counts)\n", "counts - 1)\n", "clip 0 of a batch of 2 came as 49 frames of 'bands', but `num_frames` of the encoder says 50"),
+        ("counts)\n", "counts - 1)\n", "clip 0 of a batch of 2 came as 49 frames of 'bands', but `num_frames` .* says 50"),
         ('PaddedRepresentation("bands"', 'PaddedRepresentation("bonds"', "yielded 'bonds' where the catalogue entry names 'bands'"),
         (".sum(2) + 1e-6)", ".sum((1, 2))[:, None] + 1e-6)", r"are \[2, 50, 1\]; expected \[B, T, D\] = \[2, T, 8\]"),
         (".sum(2) + 1e-6)", ".sum(2).double() + 1e-6)", "are torch.float64; expected torch.float32"),
@@ -217,13 +229,14 @@ def test_lack_of_memory_is_nobody_s_mistake(offer_encoder) -> None:
         ("clip, (0,", "clip + 1e-4 * torch.randn(len(clip)), (0,",
          {"alone = in a batch", "same twice", "same with other threads", "same when loaded again"}),
         # Remembers what came before.
-        ("        whole = torch", "        self.seen = getattr(self, 'seen', 0) + 1\n        clip = clip + 1e-4 * self.seen\n        whole = torch",
+        ("        whole = torch",
+         "        self.seen = getattr(self, 'seen', 0) + 1\n        clip = clip + 1e-4 * self.seen\n        whole = torch",
          {"alone = in a batch", "same twice", "same with other threads", "same when loaded again"}),
         ("sum(2) + 1e-6", "sum(2)", {"finite numbers"}),
         ("clip in batch]  #", "clip in [x.mul_(0.5) for x in batch]]  #",
          {"shapes and types", "alone = in a batch", "same twice", "same with other threads", "same when loaded again"}),
         ("hop_samples=160", "hop_samples=320", {"number of frames"}),
-        ("digest=\"\"", "digest=str(id(cls()) if False else torch.rand(1).item())", {"same when loaded again"}),
+        ("digest=\"\"", "digest=str(torch.rand(1).item())", {"same when loaded again"}),
     ],
 )  # fmt: skip
 def test_checks_find_what_is_broken(offer_encoder, old: str, new: str, broken: set[str]) -> None:
@@ -261,7 +274,11 @@ def test_hyfuse_s_own_fusions_pass(name: str) -> None:
     ("old", "new", "message"),
     [
         ('name="larger"', 'name="smaller"', "is named 'smaller'"),
-        ('options={"slope": SLOPE}', 'options={"dropout": SLOPE}', "its options dropout have names of settings of training"),
+        (
+            'options={"slope": SLOPE}',
+            'options={"dropout": SLOPE}',
+            "its options dropout have names of settings of training",
+        ),
         ('options={"slope": SLOPE}', 'options={"slope": 0.1}', "its options slope are no FusionOption"),
         ("commutative=True", "commutative=True, inputs=1", "it takes 1 inputs; a fusion takes 2"),
         ("import torch\n", "import torchh\n", "No module named 'torchh'"),
@@ -270,7 +287,7 @@ def test_hyfuse_s_own_fusions_pass(name: str) -> None:
 def test_fusion_entries_that_make_no_sense(offer_fusion, old: str, new: str, message: str) -> None:
     offer_fusion(changed(LARGER, old, new))
     assert "larger" in fusion_names()
-    with pytest.raises(PluginError, match="hyfuse-larger 1.0") as caught:
+    with pytest.raises(PluginError, match=r"hyfuse-larger 1\.0") as caught:
         fusion_spec("larger")
     assert message in str(caught.value)
 
@@ -284,7 +301,7 @@ def test_fusion_entries_that_make_no_sense(offer_fusion, old: str, new: str, mes
         ("self.classify", "self.output", "a StackedLinear named `classify` with 4 outputs"),
         ("return self.classify(", "return self.classify(0 @ ", "failed when fusing: "),
         ("return self.classify(", "return -self.classify(", ""),
-        ("        return self.classify(", "        return torch.zeros(2, 3) if True else (", r"returned torch.float32 \[2, 3\]; expected"),
+        ("        return self.classify(", "        return torch.zeros(2, 3) if True else (", r"returned torch.float32 \[2, 3\]"),
         ("        return self.classify(", "        return None if True else (", "returned NoneType; expected logits"),
         (".mean(-1)  # [H, B]", "", r"recorded 'left_wins' as \[2, 32, 6\]; expected \[H, B\] = \[2, 32\]"),
     ],
@@ -311,8 +328,9 @@ def test_heads_that_break_their_contract(offer_fusion, old: str, new: str, messa
         # Heads that see each other.
         ("torch.maximum(left, right)", "torch.maximum(left, right.mean(0, keepdim=True))",
          {"gradients", "alone = in a stack", "trained alone = in a stack"}),
-        ("torch.maximum(left, right)", "left", {"gradients", "both inputs count"}),
-        ("torch.maximum(left, right)", "torch.maximum(left, right).log()", {"finite numbers", "trained alone = in a stack"}),
+        ("torch.maximum(left, right)", "left", {"gradients", "both inputs count", "trained alone = in a stack"}),
+        ("torch.maximum(left, right)", "torch.maximum(left, right).log()",
+         {"finite numbers", "gradients", "alone = in a stack", "trained alone = in a stack"}),
         ("self.slope = slope", "self.register_buffer('seen', torch.zeros(3)); self.slope = slope", {"shapes and types"}),
         ("        if record", "        left = left + 1e-3 * torch.randn_like(left)\n        if record",
          {"alone = in a stack", "trained alone = in a stack"}),
