@@ -161,7 +161,9 @@ def next_steps(state: FolderState, *, cache_option: str = "") -> list[Step]:
         )
     for run in state.runs[:1]:
         if run.reported and (run.path / "predictions.parquet").is_file() and not (run.path / "study.json").is_file():
-            steps.append(Step(f"hyfuse export {shlex.quote(str(run.path))} --help", "makes a model of the cell you like"))
+            steps.append(
+                Step(f"hyfuse export {shlex.quote(str(run.path))} --help", "makes a model of the cell you like")
+            )
     for run in unfinished[:1]:
         command = _command_of(run.path)
         if command:
