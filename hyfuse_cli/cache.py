@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hyfuse_cli import console
+from hyfuse_cli import completion, console
 from hyfuse_cli.options import DEFAULT_CACHE, CacheDir, DataRoot, Device, WeightsDir
 
 if TYPE_CHECKING:
@@ -102,7 +102,13 @@ def list_stores(
 
 @app.command("verify")
 def verify(
-    name: Annotated[str | None, typer.Argument(help=_NAME_HELP + " All, if left out.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help=_NAME_HELP + " All, if left out.",
+            autocompletion=completion.stores,
+        ),
+    ] = None,
     audio_sample: Annotated[
         int, typer.Option("--audio-sample", min=0, help="Compute so many rows per store again from the recordings.")
     ] = 0,
@@ -236,7 +242,13 @@ def _texts_of(condition: str, manifest: Manifest, cache_dir: Location) -> Corpus
 
 @app.command("export")
 def export(
-    name: Annotated[str, typer.Argument(help="CORPUS/MODEL or CORPUS/MODEL/CONDITION.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="CORPUS/MODEL or CORPUS/MODEL/CONDITION.",
+            autocompletion=completion.stores,
+        ),
+    ],
     out: Annotated[Path, typer.Argument(help="File to write: .h5, .npz, .parquet or .csv.")],
     representation: Annotated[
         list[str] | None, typer.Option("--representation", help="Which one, repeatable; all, if left out.")
@@ -352,7 +364,13 @@ def _few(names: Sequence[str], most: int = 5) -> str:
 
 @app.command("remove")
 def remove(
-    name: Annotated[str, typer.Argument(help=_NAME_HELP)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help=_NAME_HELP,
+            autocompletion=completion.stores,
+        ),
+    ],
     cache_dir: CacheDir = DEFAULT_CACHE,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hyfuse_cli import console
+from hyfuse_cli import completion, console
 from hyfuse_cli.heads import ALL, DryRun, HeadSettings, run_comparison, say_estimate, split_names, takes_settings
 
 __all__ = ["compare"]
@@ -19,7 +19,11 @@ def compare(
     *,
     models: Annotated[
         str | None,
-        typer.Option("--models", help="Encoders, separated by commas or spaces; default: all that are cached."),
+        typer.Option(
+            "--models",
+            help="Encoders, separated by commas or spaces; default: all that are cached.",
+            autocompletion=completion.lists_of,
+        ),
     ] = None,
     fusions: Annotated[
         str | None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hyfuse_cli import console, corpora_fetch, corpora_new
+from hyfuse_cli import completion, console, corpora_fetch, corpora_new
 from hyfuse_cli.options import DEFAULT_CACHE, AsJson, CacheDir
 
 if TYPE_CHECKING:
@@ -23,7 +23,12 @@ app = typer.Typer(help="The corpora: what they are, how to get them, whether you
 app.command("fetch")(corpora_fetch.fetch_corpus)
 app.command("new")(corpora_new.new_corpus)
 
-_NAME = Annotated[str, typer.Argument(help="Corpus, the path of a CSV/Parquet manifest, or a folder of recordings.")]
+_NAME = Annotated[
+    str,
+    typer.Argument(
+        help="Corpus, the path of a CSV/Parquet manifest, or a folder of recordings.", autocompletion=completion.corpora
+    ),
+]
 _ROOT = Annotated[Path | None, typer.Option("--root", help="Folder of the corpus.")]
 
 

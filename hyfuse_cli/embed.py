@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hyfuse_cli import console
+from hyfuse_cli import completion, console
 from hyfuse_cli.options import Device, Weights, WeightsDir
 
 if TYPE_CHECKING:
@@ -24,7 +24,15 @@ _SHOWN = 4  # numbers of a vector in the table
 
 def embed(
     files: Annotated[list[str], typer.Argument(help="Recordings, folders of them, or patterns in quotation marks.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="Encoder (see `hyfuse models list`).")],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Encoder (see `hyfuse models list`).",
+            autocompletion=completion.encoders,
+        ),
+    ],
     representation: Annotated[
         list[str] | None,
         typer.Option("--representation", help="Which one, repeatable, or all; default: the encoder's own."),

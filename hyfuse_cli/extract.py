@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hyfuse_cli import console
+from hyfuse_cli import completion, console
 from hyfuse_cli.options import DEFAULT_CACHE, CacheDir, DataRoot, Device, Weights, WeightsDir
 
 if TYPE_CHECKING:
@@ -37,11 +37,19 @@ def open_corpus(corpus: str, *, data_root: Path | None, cache_dir: Location) -> 
 
 
 def extract(
-    model: Annotated[list[str], typer.Option("--model", "-m", help="Encoder (see `hyfuse models list`); repeatable.")],
+    model: Annotated[
+        list[str],
+        typer.Option(
+            "--model", "-m", help="Encoder (see `hyfuse models list`); repeatable.", autocompletion=completion.encoders
+        ),
+    ],
     corpus: Annotated[
         str,
         typer.Option(
-            "--corpus", "-c", help="Name (see `hyfuse corpora list`), path of a CSV/Parquet manifest, or folder."
+            "--corpus",
+            "-c",
+            help="Name (see `hyfuse corpora list`), path of a CSV/Parquet manifest, or folder.",
+            autocompletion=completion.corpora,
         ),
     ],
     data_root: DataRoot = None,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hyfuse_cli import console, models_check
+from hyfuse_cli import completion, console, models_check
 from hyfuse_cli.options import AsJson
 
 __all__ = ["app"]
@@ -70,7 +70,16 @@ def list_models(
 
 
 @app.command("show")
-def show_model(name: Annotated[str, typer.Argument(help="Encoder.")], as_json: AsJson = False) -> None:
+def show_model(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Encoder.",
+            autocompletion=completion.encoders,
+        ),
+    ],
+    as_json: AsJson = False,
+) -> None:
     """Show one encoder: checkpoint, revision, licence, files and where they are looked for."""
     from pipelines.encoders.catalogue import encoder_plugin, encoder_spec
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hyfuse_cli import completion
 from pipelines.locations import Location, as_location
 
 __all__ = [
@@ -53,6 +54,7 @@ CorpusOption = Annotated[
     typer.Option(
         "--corpus",
         help="Name (see `hyfuse corpora list`), path of a CSV/Parquet manifest, or folder. Default: the cached one.",
+        autocompletion=completion.corpora,
     ),
 ]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of runs.")]

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hyfuse_cli import console
+from hyfuse_cli import completion, console
 from hyfuse_cli.heads import HeadSettings, split_names, takes_settings
 
 __all__ = ["study_layers"]
@@ -18,7 +18,12 @@ __all__ = ["study_layers"]
 @takes_settings
 def study_layers(
     *,
-    model: Annotated[str, typer.Option("--model", "-m", help="Encoder with layers, extracted before.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", "-m", help="Encoder with layers, extracted before.", autocompletion=completion.extracted
+        ),
+    ],
     descriptors: Annotated[
         str,
         typer.Option(

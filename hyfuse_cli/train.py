@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hyfuse_cli import console
+from hyfuse_cli import completion, console
 from hyfuse_cli.heads import DryRun, HeadSettings, run_comparison, say_estimate, takes_settings
 
 __all__ = ["train"]
@@ -16,11 +16,26 @@ __all__ = ["train"]
 def train(
     *,
     pair: Annotated[
-        tuple[str, str] | None, typer.Option("--pair", help="Two encoders: LEFT RIGHT.", metavar="LEFT RIGHT")
+        tuple[str, str] | None,
+        typer.Option(
+            "--pair", help="Two encoders: LEFT RIGHT.", metavar="LEFT RIGHT", autocompletion=completion.extracted
+        ),
     ] = None,
-    single: Annotated[str | None, typer.Option("--single", help="One encoder: a baseline without fusion.")] = None,
+    single: Annotated[
+        str | None,
+        typer.Option(
+            "--single",
+            help="One encoder: a baseline without fusion.",
+            autocompletion=completion.extracted,
+        ),
+    ] = None,
     fusion: Annotated[
-        str | None, typer.Option("--fusion", help="One of `hyfuse compare --fusions all`; default: the recipe's.")
+        str | None,
+        typer.Option(
+            "--fusion",
+            help="One of `hyfuse compare --fusions all`; default: the recipe's.",
+            autocompletion=completion.fusions,
+        ),
     ] = None,
     dry_run: DryRun = False,
     settings: HeadSettings,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hyfuse_cli import console
+from hyfuse_cli import completion, console
 from hyfuse_cli.extract import open_corpus
 from hyfuse_cli.options import DEFAULT_CACHE, CacheDir, DataRoot, Device, Weights, WeightsDir
 
@@ -30,7 +30,13 @@ def transcribe(
         typer.Option("--model", "-m", help="Recogniser: whisper or wav2vec2-ctc, for trying with -tiny; repeatable."),
     ],
     corpus: Annotated[
-        str, typer.Option("--corpus", "-c", help="Name (see `hyfuse corpora list`) or path of a CSV/Parquet manifest.")
+        str,
+        typer.Option(
+            "--corpus",
+            "-c",
+            help="Name (see `hyfuse corpora list`) or path of a CSV/Parquet manifest.",
+            autocompletion=completion.corpora,
+        ),
     ],
     data_root: DataRoot = None,
     weights: Weights = "pretrained",

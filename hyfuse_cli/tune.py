@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hyfuse_cli import console
+from hyfuse_cli import completion, console
 from hyfuse_cli.heads import HeadSettings, show_comparison, split_names, takes_settings
 
 __all__ = ["tune"]
@@ -16,11 +16,26 @@ __all__ = ["tune"]
 def tune(
     *,
     pair: Annotated[
-        tuple[str, str] | None, typer.Option("--pair", help="Two encoders: LEFT RIGHT.", metavar="LEFT RIGHT")
+        tuple[str, str] | None,
+        typer.Option(
+            "--pair", help="Two encoders: LEFT RIGHT.", metavar="LEFT RIGHT", autocompletion=completion.extracted
+        ),
     ] = None,
-    single: Annotated[str | None, typer.Option("--single", help="One encoder: a baseline without fusion.")] = None,
+    single: Annotated[
+        str | None,
+        typer.Option(
+            "--single",
+            help="One encoder: a baseline without fusion.",
+            autocompletion=completion.extracted,
+        ),
+    ] = None,
     fusion: Annotated[
-        str | None, typer.Option("--fusion", help="One of `hyfuse compare --fusions all`; default: the recipe's.")
+        str | None,
+        typer.Option(
+            "--fusion",
+            help="One of `hyfuse compare --fusions all`; default: the recipe's.",
+            autocompletion=completion.fusions,
+        ),
     ] = None,
     trials: Annotated[int, typer.Option("--trials", help="Settings to try per outer fold.")] = 30,
     inner_folds: Annotated[int, typer.Option("--inner-folds", help="Folds inside a training part.")] = 3,

@@ -32,7 +32,7 @@ from pipelines.encoders.weights import (
 )
 from pipelines.errors import WeightsError
 
-__all__ = ["LoadedModel", "load_model"]
+__all__ = ["LoadedModel", "load_model", "quiet_transformers"]
 
 _MODEL_PREFIXES = ("wav2vec2.", "hubert.", "wavlm.", "unispeech.", "unispeech_sat.", "data2vec_audio.")
 
@@ -230,7 +230,7 @@ def _read_do_normalize(spec: EncoderSpec, folder: Path) -> bool:
 
 def _from_pretrained(spec: EncoderSpec, folder: Path, model_class: Any, settings: dict[str, Any]) -> Any:
     """transformers' own loading, with everything it only warns about turned into an error."""
-    with _quiet_transformers():
+    with quiet_transformers():
         try:
             model, info = model_class.from_pretrained(
                 folder, dtype=torch.float32, local_files_only=True, output_loading_info=True, **settings
@@ -267,7 +267,7 @@ def _some(names: list[str]) -> str:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No progress bar and no warnings on the terminal: what they say is checked, and raised, here."""
     from transformers.utils import logging as transformers_logging
 

@@ -22,8 +22,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from torch import Tensor, nn
 from pipelines.encoders.catalogue import EncoderSpec, load_encoder
 from pipelines.encoders.padding import valid_mask
 from pipelines.encoders.ssl import SSLEncoder
+from pipelines.encoders.ssl_loading import quiet_transformers
 from pipelines.encoders.weights import find_checkpoint, random_initialisation, state_digest
 from pipelines.errors import ConfigError, StorageError, WeightsError
 from pipelines.files import TEMPORARY_PREFIX
@@ -140,7 +140,7 @@ class TrainableSSL(nn.Module):
         try:
             temporary.mkdir(parents=True, exist_ok=True)
             whole = model
-            with _quiet():
+            with quiet_transformers():
                 if self.spell is not None:
                     model.config.vocab_size, model.config.pad_token_id = len(letters), 0
                     ctc_class: Any = MODEL_FOR_CTC_MAPPING[type(model.config)]
@@ -231,7 +231,7 @@ def _plain_model(spec: EncoderSpec, weights: str, weights_dir: Path | None) -> A
     model_class: Any = MODEL_MAPPING[config_class]
     # As in ssl_loading.py: no vector for masked frames, no adapter behind the encoder.
     without: dict[str, Any] = {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
-    with _quiet():
+    with quiet_transformers():
         if weights == "random":
             with random_initialisation(spec):
                 model = model_class(config_class(**settings, **without))
@@ -259,20 +259,3 @@ def _attend(attention: Any, hidden: Tensor, valid: Tensor) -> Tensor:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars and no warnings: what they say has been checked by the frozen encoder."""
-    from transformers.utils import logging as transformers_logging
-
-    logging: Any = transformers_logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

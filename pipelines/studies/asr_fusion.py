@@ -19,11 +19,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +51,7 @@ from pipelines.studies.frame_runs import (
     save_part,
 )
 from pipelines.studies.outcome import Outcome
-from pipelines.studies.pairs import locked
+from pipelines.studies.pairs import locked, subject_json
 from pipelines.training.data import TARGETS, default_classes, default_dimensions
 from pipelines.training.folds import make_folds
 from pipelines.training.frame_data import (
@@ -438,29 +436,8 @@ def _settings(dataset: FrameDataset, split: Split, config: AsrFusionConfig, trai
     """What ``config.json`` says: all that decides on the numbers."""
     return {
         "study": "asr-fusion",
-        "hyfuse": pipelines.__version__,
+        **subject_json(dataset, split),
         "code_digest": frame_code_digest(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("torch", "numpy", "zarr")},
-        "corpus": dataset.corpus,
-        "manifest_digest": dataset.manifest_digest,
-        "target": dataset.target,
-        "classes": list(dataset.classes),
-        "dimensions": list(dataset.dimensions),
-        "left_out": dict(dataset.left_out),
-        "protocol": split.protocol,
-        "split_digest": split.digest,
-        "speaker_independent": split.speaker_independent,
-        "folds": [
-            {
-                "name": fold.name,
-                **{
-                    f"{part}_speakers": sorted({dataset.speakers[row] for row in getattr(fold, part)})
-                    for part in ("train", "validation", "test")
-                },
-            }
-            for fold in split.folds
-        ],
         "sources": {source.title: {**asdict(source), "path": str(source.path)} for source in dataset.sources.values()},
         "seeds": list(range(config.seeds)),
         "condition": config.condition,

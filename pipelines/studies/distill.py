@@ -21,11 +21,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +50,7 @@ from pipelines.studies.efficiency import (
 )
 from pipelines.studies.frame_runs import run_in_processes
 from pipelines.studies.outcome import Outcome
-from pipelines.studies.pairs import ComparisonConfig, locked, train_config, write_predictions
+from pipelines.studies.pairs import ComparisonConfig, locked, subject_json, train_config, write_predictions
 from pipelines.training.conditions import (
     StoredRows,
     StoreName,
@@ -801,30 +799,9 @@ def _settings(
     shared = config.comparison
     return {
         "study": "distill",
-        "hyfuse": pipelines.__version__,
+        **subject_json(dataset, split),
         "code_digest": code_digest(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("torch", "numpy", "zarr")},
-        "corpus": dataset.corpus,
-        "manifest_digest": dataset.manifest_digest,
-        "target": dataset.target,
-        "classes": list(dataset.classes),
-        "dimensions": list(dataset.dimensions),
         "labels": shared.labels,
-        "left_out": dict(dataset.left_out),
-        "protocol": split.protocol,
-        "split_digest": split.digest,
-        "speaker_independent": split.speaker_independent,
-        "folds": [
-            {
-                "name": fold.name,
-                **{
-                    f"{part}_speakers": sorted({dataset.speakers[row] for row in getattr(fold, part)})
-                    for part in ("train", "validation", "test")
-                },
-            }
-            for fold in split.folds
-        ],
         "sources": {
             f"{role}, {condition}": {**asdict(source), "path": str(source.path)}
             for (role, condition), source in sources.items()

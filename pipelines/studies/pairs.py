@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -325,8 +326,52 @@ def config_json(
 ) -> str:
     """What ``config.json`` of a run says: all that decides on its numbers, and the notes and warnings of its table."""
     content = {
-        "hyfuse": pipelines.__version__,
+        **subject_json(dataset, split),
         "code_digest": code_digest(),
+        "labels": config.labels,
+        "sources": {name: {**asdict(source), "path": str(source.path)} for name, source in dataset.sources.items()},
+        "cells": [{**asdict(cell), "options": dict(cell.options), "title": cell.title} for cell in cells],
+        "seeds": list(range(config.seeds)),
+        "pool": config.pool,
+        "condition": config.condition,
+        "recipe": config.recipe,
+        "hyper_parameters": asdict(train),
+        "notes": list(said),
+        "warnings": list(warned),
+        **(more or {}),
+    }
+    return json.dumps(content, indent=2, sort_keys=True) + "\n"
+
+
+class Subject(Protocol):
+    """What runs of every kind say of their utterances: pooled embeddings' :class:`Dataset`, and that of frames."""
+
+    @property
+    def corpus(self) -> str: ...
+
+    @property
+    def manifest_digest(self) -> str: ...
+
+    @property
+    def target(self) -> str: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def dimensions(self) -> tuple[str, ...]: ...
+
+    @property
+    def left_out(self) -> Mapping[str, int]: ...
+
+    @property
+    def speakers(self) -> tuple[str, ...]: ...
+
+
+def subject_json(dataset: Subject, split: Split) -> dict[str, object]:
+    """The part of ``config.json`` that every run has: program, corpus, target and folds."""
+    return {
+        "hyfuse": pipelines.__version__,
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("torch", "numpy", "zarr")},
         "corpus": dataset.corpus,
@@ -334,7 +379,6 @@ def config_json(
         "target": dataset.target,
         "classes": list(dataset.classes),
         "dimensions": list(dataset.dimensions),
-        "labels": config.labels,
         "left_out": dict(dataset.left_out),
         "protocol": split.protocol,
         "split_digest": split.digest,
@@ -349,18 +393,7 @@ def config_json(
             }
             for fold in split.folds
         ],
-        "sources": {name: {**asdict(source), "path": str(source.path)} for name, source in dataset.sources.items()},
-        "cells": [{**asdict(cell), "options": dict(cell.options), "title": cell.title} for cell in cells],
-        "seeds": list(range(config.seeds)),
-        "pool": config.pool,
-        "condition": config.condition,
-        "recipe": config.recipe,
-        "hyper_parameters": asdict(train),
-        "notes": list(said),
-        "warnings": list(warned),
-        **(more or {}),
     }
-    return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
 
 def notes(
