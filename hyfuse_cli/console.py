@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,11 +14,25 @@ from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pipelines.corpora.layouts import Finding
     from pipelines.reports.tables import Table
     from pipelines.studies.outcome import Cell, Outcome
 
-__all__ = ["Meter", "error", "meter", "note", "out", "say", "show_findings", "show_outcome", "show_table"]
+__all__ = [
+    "Meter",
+    "error",
+    "meter",
+    "note",
+    "out",
+    "say",
+    "show_findings",
+    "show_outcome",
+    "show_study",
+    "show_table",
+    "typed",
+]
 
 _PLAIN_WIDTH = 160  # of tables that go to a file or a pipe, where there is no terminal to ask
 _PLAIN_INTERVAL_S = 5.0
@@ -109,6 +125,20 @@ def show_outcome(outcome: Outcome) -> None:
         out.print(escape(answer), style="bold")
     for line in outcome.notes:
         out.print(escape(line))
+
+
+def show_study(outcome: Outcome, run_dir: Path, *, files: str, more: str = "") -> None:
+    """How every study ends: what it found, where it lies, what comes next."""
+    show_outcome(outcome)
+    say(f"Everything is in {run_dir}: {files}.")
+    if more:
+        say(more)
+    note(f"Next: `hyfuse report {run_dir}`.")
+
+
+def typed() -> str:
+    """The command line as it was given, to be written into a run."""
+    return shlex.join(["hyfuse", *sys.argv[1:]])
 
 
 def _number(cell: Cell, digits: int) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -188,17 +186,16 @@ def study_asr_fusion(
             device=device,
             weights=weights,
             weights_dir=weights_dir,
-            command=shlex.join(["hyfuse", *sys.argv[1:]]),
+            command=console.typed(),
             progress=update,
         )
-    console.show_outcome(outcome)
-    console.say(f"Everything is in {run_dir}: study.json, results.jsonl, predictions.parquet.")
-    if fine_tune:
-        console.say(
-            f"Fine-tuned encoders: {run_dir}/checkpoints/fine-tuned, read by `hyfuse extract --model hf:fine-tuned/fold-…"
-            f" --weights-dir {run_dir}/checkpoints --corpus {manifest.corpus}`."
-        )
-    console.note(f"Next: `hyfuse report {run_dir}`.")
+    tuned = (
+        f"Fine-tuned encoders: {run_dir}/checkpoints/fine-tuned, read by `hyfuse extract --model hf:fine-tuned/fold-…"
+        f" --weights-dir {run_dir}/checkpoints --corpus {manifest.corpus}`."
+    )
+    console.show_study(
+        outcome, run_dir, files="study.json, results.jsonl, predictions.parquet", more=tuned if fine_tune else ""
+    )
 
 
 def _weight(text: str) -> float:

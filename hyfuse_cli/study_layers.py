@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -100,9 +98,7 @@ def study_layers(
             run_dir=run_dir,
             workers=settings.processes(),
             device=settings.device,
-            command=shlex.join(["hyfuse", *sys.argv[1:]]),
+            command=console.typed(),
             progress=update,
         )
-    console.show_outcome(outcome)
-    console.say(f"Everything is in {run_dir}: study.json, probes/, parts/, similarity/.")
-    console.note(f"Next: `hyfuse report {run_dir}`.")
+    console.show_study(outcome, run_dir, files="study.json, probes/, parts/, similarity/")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -99,12 +97,10 @@ def study_noise(
             run_dir=run_dir,
             workers=settings.processes(),
             device=settings.device,
-            command=shlex.join(["hyfuse", *sys.argv[1:]]),
+            command=console.typed(),
             progress=update,
         )
-    console.show_outcome(outcome)
-    console.say(f"Everything is in {run_dir}: study.json, config.json, results.jsonl, predictions.parquet, parts/.")
-    console.note(f"Next: `hyfuse report {run_dir}`.")
+    console.show_study(outcome, run_dir, files="study.json, config.json, results.jsonl, predictions.parquet, parts/")
 
 
 def _conditions(given: str | None) -> list[str]:

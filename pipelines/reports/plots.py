@@ -42,6 +42,7 @@ __all__ = [
     "MARKERS",
     "PLOT_WIDTH",
     "axis_name",
+    "check_formats",
     "inline_svg",
     "new_figure",
     "plot_agreement",
@@ -471,6 +472,17 @@ def save_figure(figure: Figure, path: Path) -> None:
     write_atomically(path, content.getvalue(), option="--figures")
 
 
+def check_formats(formats: Sequence[str]) -> None:
+    """Refuse a format that figures are not written in.
+
+    Raises:
+        UnknownNameError: no such format.
+    """
+    for kind in formats:
+        if kind not in FIGURE_FORMATS:
+            raise unknown_name("figure format", kind, FIGURE_FORMATS)
+
+
 def save_figures(
     data: RunData,
     folder: Path,
@@ -497,9 +509,7 @@ def save_figures(
         UnknownNameError: no such format.
         StorageError: the disk is full or cannot be written.
     """
-    for kind in formats:
-        if kind not in FIGURE_FORMATS:
-            raise unknown_name("figure format", kind, FIGURE_FORMATS)
+    check_formats(formats)
     cell = data.cells[data.first]
     figures: dict[str, Figure] = {
         "table": plot_table(data.grid),

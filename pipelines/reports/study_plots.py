@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.errors import unknown_name
 from pipelines.reports.plots import (
     COLOURS,
     FIGURE_FORMATS,
     MARKERS,
     PLOT_WIDTH,
+    check_formats,
     new_figure,
     plot_style,
     save_figure,
@@ -98,9 +98,7 @@ def save_study_figures(outcome: Outcome, folder: Path, *, formats: Sequence[str]
         UnknownNameError: no such format.
         StorageError: the disk is full or cannot be written.
     """
-    for kind in formats:
-        if kind not in FIGURE_FORMATS:
-            raise unknown_name("figure format", kind, FIGURE_FORMATS)
+    check_formats(formats)
     written = []
     for figure in outcome.figures:
         drawing = plot_outcome_figure(figure)
