@@ -48,7 +48,7 @@ StoreName = tuple[str, str]
 _ASR = "asr:"
 
 
-def extract_command(corpus: str, encoder: str, condition: str) -> str:
+def extract_command(corpus: str, encoder: str, condition: str, *, frames: bool = False) -> str:
     """The command that makes a store, for messages."""
     command = f"hyfuse extract --model {encoder} --corpus {corpus}"
     if condition.startswith(_ASR):
@@ -56,6 +56,7 @@ def extract_command(corpus: str, encoder: str, condition: str) -> str:
         command += f" --transcripts {_ASR}{model}"
     if condition != "clean":
         command += f" --condition {condition}"
+    command += " --frames" if frames else ""
     return command + (" --weights random" if encoder.endswith("-tiny") else "")
 
 

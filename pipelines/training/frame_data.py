@@ -31,7 +31,7 @@ from pipelines.errors import ConfigError, ManifestError, ProvenanceError, Storag
 from pipelines.files import TEMPORARY_PREFIX
 from pipelines.locations import Location
 from pipelines.store.embeddings import DONE, EmbeddingStore, open_store, store_path
-from pipelines.store.transcripts import parse_text_condition
+from pipelines.training.conditions import extract_command
 from pipelines.training.data import Dataset, canonical_dimensions, default_dimensions
 
 __all__ = [
@@ -223,10 +223,7 @@ def open_frame_source(
 
 def _extract_command(corpus: str, encoder: str, condition: str, cache_dir: Location) -> str:
     """What makes a store with frames."""
-    recogniser, audio = parse_text_condition(condition) if condition.startswith("asr:") else (None, condition)
-    from_text = "" if recogniser is None else f" --transcripts asr:{recogniser}"
-    under = "" if audio == "clean" else f" --condition {audio}"
-    return f"`hyfuse extract --model {encoder} --corpus {corpus}{from_text}{under} --frames --cache-dir {cache_dir}`"
+    return f"`{extract_command(corpus, encoder, condition, frames=True)} --cache-dir {cache_dir}`"
 
 
 def load_frame_dataset(

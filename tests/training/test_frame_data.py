@@ -112,6 +112,8 @@ def test_mistakes_name_the_command(tmp_path: Path) -> None:
     command = r"`hyfuse cache remove toy/pooled/clean .*--model pooled --corpus toy --frames"
     with pytest.raises(StoreError, match=r"keeps no frames, .* " + command):
         open_frame_source(manifest, cache_dir=tmp_path, encoder="pooled")
+    with pytest.raises(StoreError, match="--model voice-tiny --corpus toy --frames --weights random"):
+        open_frame_source(manifest, cache_dir=tmp_path, encoder="voice-tiny")
     with pytest.raises(UnknownNameError, match=r"layer_00.*--frames-of layer_00"):
         open_frame_source(manifest, cache_dir=tmp_path, encoder="voice", representation="layer_00")
     other = make_frame_corpus(tmp_path / "other", takes=5)
